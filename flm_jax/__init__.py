@@ -1,0 +1,1 @@
+"""Estimates 98 face landmarks with JAX and Flax."""

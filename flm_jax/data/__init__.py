@@ -1,0 +1,1 @@
+"""From annotation lists and pictures to batches, on the host."""

@@ -1,0 +1,190 @@
+"""The grain loader: records to batches, in an order that the seed and the step alone decide.
+
+    order of the step -> this process's rows -> read, crop, normalise -> prefetch
+
+An element of the grain dataset is a whole batch, written once into its arrays. Its number is the
+training step, so a run continues exactly from any step, whatever number of processes, workers and
+threads reads.
+"""
+
+import dataclasses
+import signal
+import zlib
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+from flm_jax import geometry
+from flm_jax.data import transforms
+from flm_jax.data.wflw import Record
+from flm_jax.errors import InputError
+
+_PADDING = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOrder:
+    """Rows of every training step's batch: each epoch visits n // batch batches of a new order.
+
+    What an epoch leaves out differs from epoch to epoch, since each has its own permutation.
+
+    Attributes:
+        num_faces: how many there are.
+        batch_size: of the global batch.
+        num_epochs: how often they are visited.
+        seed: decides the order.
+        process_index: which rows of the batch are read here, of `process_count` equal shares.
+    """
+
+    num_faces: int
+    batch_size: int
+    num_epochs: int
+    seed: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self):
+        if self.num_faces < self.batch_size:
+            raise InputError(
+                f"batch_size={self.batch_size} exceeds the {self.num_faces} training faces; "
+                f"--config.batch_size={self.num_faces} is the largest that works"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_faces // self.batch_size
+
+    def __len__(self) -> int:
+        return self.num_epochs * self.steps_per_epoch
+
+    def __getitem__(self, step: int) -> Int[ndarray, " rows"]:
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_faces)
+        rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return _share(rows, self.process_index, self.process_count)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOrder:
+    """Rows of every evaluation batch: each face once, in order, then padding (-1)."""
+
+    num_faces: int
+    batch_size: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def __len__(self) -> int:
+        return -(-self.num_faces // self.batch_size)
+
+    def __getitem__(self, batch: int) -> Int[ndarray, " rows"]:
+        rows = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+        rows = np.where(rows < self.num_faces, rows, _PADDING)
+        return _share(rows, self.process_index, self.process_count)
+
+
+def _share(rows, process_index, process_count):
+    size = len(rows) // process_count
+    return rows[process_index * size : (process_index + 1) * size]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadBatch(grain.transforms.Map):
+    """Rows -> batch; padding is zero, with index -1 and mask 0.
+
+    A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in its pixels, image_from_crop
+    f32[b, 2, 3], index i32[b] and mask f32[b].
+
+    Attributes:
+        records: what the rows count.
+        image_size: the side s of the crop.
+        crop: keywords of `transforms.crop_from_image`.
+    """
+
+    records: Sequence[Record]
+    image_size: int
+    crop: Mapping[str, Any]
+
+    def map(self, rows: Int[ndarray, " rows"]) -> dict[str, ndarray]:
+        batch_size, size = len(rows), self.image_size
+        batch = {
+            "image": np.zeros((batch_size, size, size, 3), np.float32),
+            "landmarks": np.zeros((batch_size, 98, 2), np.float32),
+            "image_from_crop": np.zeros((batch_size, 2, 3), np.float32),
+            "index": rows.astype(np.int32),
+            "mask": (rows != _PADDING).astype(np.float32),
+        }
+        for i, row in enumerate(rows):
+            if row != _PADDING:
+                self._write_sample(self.records[row], batch, i)
+        return batch
+
+    def _write_sample(self, record, batch, i):
+        crop_from_image = transforms.crop_from_image(record.box, self.image_size, **self.crop)
+        image_from_crop = geometry.invert(crop_from_image)
+        image = transforms.read_image(record)
+        crop = transforms.crop_image(image, image_from_crop, self.image_size)
+        transforms.normalise(crop, out=batch["image"][i])
+        batch["landmarks"][i] = geometry.apply(crop_from_image, record.landmarks)
+        batch["image_from_crop"][i] = image_from_crop
+
+
+def batches(
+    order: TrainingOrder | EvaluationOrder,
+    records: Sequence[Record],
+    *,
+    image_size: int,
+    crop: Mapping[str, Any],
+    num_workers: int,
+    num_threads: int,
+    start: int = 0,
+) -> Generator[dict[str, ndarray]]:
+    """Yields the order's batches from `start` on, as `ReadBatch` makes them, read ahead.
+
+    Args:
+        order: which rows make which batch.
+        records: what the rows count.
+        image_size: the side of the crop.
+        crop: keywords of `transforms.crop_from_image`.
+        num_workers: worker processes; 0 reads in threads of this process.
+        num_threads: threads of every process; each holds one batch, and one more waits for each.
+        start: the first batch.
+
+    Raises:
+        PictureError: a picture can't be read, when its batch is due.
+    """
+    if start >= len(order):
+        return
+    dataset = (
+        grain.MapDataset.source(order)[start:]
+        .map(ReadBatch(records, image_size, crop))
+        .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads))
+    )
+    if num_workers:
+        options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+    # The batch's threads share the cores already; OpenCV's own would only wait for one another.
+    cv2.setNumThreads(1)
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def fingerprint(records: Sequence[Record]) -> int:
+    """A number that tells these faces in this order from others, wherever they lie on disk."""
+    checksum = 0
+    for record in records:
+        checksum = zlib.crc32(record.image_name.encode(), checksum)
+        checksum = zlib.crc32(record.landmarks.tobytes() + record.box.tobytes(), checksum)
+    return checksum
+
+
+def _start_worker(worker_index: int, worker_count: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when to stop.
+    cv2.setNumThreads(1)

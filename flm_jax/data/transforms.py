@@ -1,0 +1,105 @@
+"""Record -> sample: read the picture, crop, resize, normalise. NumPy and OpenCV, on the host.
+
+A crop is one affine map, applied once. What the map holds (a margin, a stretch) is a value of it,
+not a branch in the code that applies it.
+"""
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from flm_jax import geometry
+from flm_jax.data.wflw import Record
+from flm_jax.errors import InputError
+
+# Bilinear interpolation reads 2 x 2 pixels: shrinking by more than this skips some and aliases.
+_MAX_SHRINK = 1.5
+
+
+class PictureError(InputError):
+    """A picture can't be read; the message starts with `<list>:<line>: <image>: `."""
+
+
+def read_image(record: Record) -> UInt8[ndarray, "h w 3"]:
+    """Reads the record's picture as BGR, in the stored orientation that the lists refer to.
+
+    Grey, RGBA and CMYK pictures come as BGR too.
+
+    Raises:
+        PictureError: it is missing, empty, truncated, or no picture.
+    """
+    try:
+        with open(record.image_path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise PictureError(f"{record.place}: can't be read: {error.strerror}") from None
+    if not content:
+        raise PictureError(f"{record.place}: the file is empty")
+    # libjpeg fills what a truncated file lacks with grey. The end mark must follow the last scan.
+    if content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        raise PictureError(f"{record.place}: the JPEG is truncated ({len(content)} bytes)")
+    try:
+        image = cv2.imdecode(
+            np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+    except cv2.error as error:
+        raise PictureError(f"{record.place}: can't be decoded: {error.err}") from None
+    if image is None:
+        raise PictureError(f"{record.place}: not a picture, or a damaged one")
+    return np.asarray(image)
+
+
+def crop_from_image(box: Float[ndarray, "4"], size: int, *, margin: float) -> Float[ndarray, "2 3"]:
+    """The map into the crop: the box widened by `margin` px on each side, stretched to a square."""
+    return geometry.crop_from_image(geometry.expand_box(box, margin), size)
+
+
+def crop_image(
+    image: UInt8[ndarray, "h w c"], image_from_crop: Float[ndarray, "2 3"], size: int
+) -> UInt8[ndarray, "size size c"]:
+    """Samples the crop from the image; what lies outside of the image is black."""
+    image, image_from_crop = _reduce(image, image_from_crop, size)
+    return cv2.warpAffine(
+        image,
+        image_from_crop,
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+
+
+def normalise(crop: UInt8[ndarray, "h w 3"], out: Float[ndarray, "h w 3"]) -> None:
+    """Writes (x - 0.5) / 0.5 of the crop's x in [0, 1] to `out`, RGB from BGR."""
+    np.multiply(crop[..., ::-1], np.float32(2 / 255), out=out)
+    out -= 1
+
+
+def _reduce(image, image_from_crop, size):
+    """Area-reduces the part of the image under the crop, where the crop would shrink it."""
+    # The length of a row is how many pixels of the image, in x or in y, one step in the crop spans.
+    shrink = np.hypot(image_from_crop[:, 0], image_from_crop[:, 1])
+    if shrink.max() <= _MAX_SHRINK:
+        return image, image_from_crop
+    height, width = image.shape[:2]
+    corners = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5
+    corners = geometry.apply(image_from_crop, corners)
+    # Two reduced pixels more on each side, so that interpolation at the edge finds its neighbours.
+    margin = 2 * np.ceil(shrink)
+    low = np.clip(np.floor(corners.min(axis=0) - margin), 0, (width, height)).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0) + margin), 0, (width, height)).astype(int)
+    part = high - low
+    if (part < 1).any():  # The crop lies wholly outside.
+        return image, image_from_crop
+    reduced = np.where(shrink > 1, np.maximum(1, np.round(part / shrink)), part).astype(int)
+    scale = part / reduced
+    image = cv2.resize(
+        image[low[1] : high[1], low[0] : high[0]],
+        (int(reduced[0]), int(reduced[1])),
+        interpolation=cv2.INTER_AREA,
+    )
+    # Pixel centres: u_image = low + (u_reduced + 0.5) * scale - 0.5
+    image_from_reduced = np.array(
+        [[scale[0], 0, low[0] + scale[0] / 2 - 0.5], [0, scale[1], low[1] + scale[1] / 2 - 0.5]]
+    )
+    return image, geometry.compose(geometry.invert(image_from_reduced), image_from_crop)

@@ -1,0 +1,264 @@
+"""WFLW's annotation lists (Wu et al., "Look at Boundary", CVPR 2018): lines to records and back.
+
+A line of a main list holds 207 fields: x0 y0 ... x97 y97, the rectangle xmin ymin xmax ymax, six
+attributes of 0 or 1, and the image's name. A subset list's holds the coordinates and the name.
+"""
+
+import collections
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from flm_jax.errors import InputError
+from flm_jax.landmarks import NUM_LANDMARKS
+
+ATTRIBUTES = ("pose", "expression", "illumination", "makeup", "occlusion", "blur")
+
+IMAGES = "WFLW_images"
+TRAIN_LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
+TEST_LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_test.txt"
+SUBSETS = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
+SUBSET_LIST = "WFLW_annotations/list_98pt_test/list_98pt_test_{subset}.txt"
+
+_COORDINATES = 2 * NUM_LANDMARKS
+_FIELDS = _COORDINATES + 4 + len(ATTRIBUTES) + 1
+
+_WHERE_FROM = f"""\
+WFLW (for non-commercial research) is published at https://wywu.github.io/projects/LAB/WFLW.html
+as two archives, the images and the annotations. Unpack both into one folder, so that it holds
+  {IMAGES}/<event>/<name>.jpg
+  {TRAIN_LIST}
+  {TEST_LIST}
+and name that folder with --config.data.root=FOLDER. configs/demo.py needs no data: it draws faces.\
+"""
+
+
+class ListError(InputError):
+    """A line of an annotation list is wrong; the message starts with `<path>:<line, from 1>: `."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One annotated face.
+
+    Attributes:
+        list_path: the list that it comes from, and `line`, its line there, from 1.
+        image_name: the image as the list names it, relative to the images' folder.
+        image_path: where it lies.
+        landmarks: f32[98, 2], pixels of the image.
+        box: f32[4], the annotated rectangle (xmin, ymin, xmax, ymax), pixels.
+        attributes: bool[6], in the order of `ATTRIBUTES`.
+    """
+
+    list_path: str
+    line: int
+    image_name: str
+    image_path: str
+    landmarks: Float[ndarray, "98 2"]
+    box: Float[ndarray, "4"]
+    attributes: Bool[ndarray, "6"]
+
+    @property
+    def place(self) -> str:
+        """`<list>:<line>: <image>`, which every message about this face starts with."""
+        return f"{self.list_path}:{self.line}: {self.image_name}"
+
+
+def format_line(
+    landmarks: Float[ndarray, "98 2"],
+    box: Float[ndarray, "4"],
+    attributes: Bool[ndarray, "6"],
+    image_name: str,
+) -> str:
+    """The line, without its end, that `read_list` reads back to 1e-6 px."""
+    coordinates = [f"{value:.6f}" for value in landmarks.ravel()]
+    corners = [f"{value:.0f}" for value in box]
+    flags = [str(int(flag)) for flag in attributes]
+    return " ".join([*coordinates, *corners, *flags, image_name])
+
+
+def read_list(root: str | Path, list_name: str) -> list[Record]:
+    """Reads a main list and checks that every image it names exists.
+
+    Args:
+        root: the folder that holds WFLW_images and WFLW_annotations.
+        list_name: the list, relative to `root`: `TRAIN_LIST`, `TEST_LIST`.
+
+    Raises:
+        InputError: the folder or the list is missing, or the list is empty.
+        ListError: a line does not hold what a line holds, or names no image of the folder.
+    """
+    path = _existing_list(Path(root), list_name)
+    images = Path(root) / IMAGES
+    records = [
+        _parse_line(fields, str(path), line, images) for line, fields in _lines(path, _FIELDS)
+    ]
+    if not records:
+        raise InputError(f"{path}: the list is empty")
+    missing = [record for record in records if not Path(record.image_path).is_file()]
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise ListError(f"{missing[0].place}: no such picture under {images}{others}")
+    return records
+
+
+def read_subset(root: str | Path, subset: str, test: Sequence[Record]) -> list[Record]:
+    """Reads a subset list, whose lines hold points and a name, as records of the test list.
+
+    Args:
+        root: as of `read_list`.
+        subset: one of `SUBSETS`.
+        test: the records of the test list, which have the rectangles and the attributes.
+
+    Raises:
+        InputError: the list is missing.
+        ListError: a line is no face of the test list.
+    """
+    path = _existing_list(Path(root), SUBSET_LIST.format(subset=subset))
+    by_name = collections.defaultdict(list)
+    for record in test:
+        by_name[record.image_name].append(record)
+    records = []
+    for line, fields in _lines(path, _COORDINATES + 1):
+        place = f"{path}:{line}: "
+        landmarks = _floats(fields[:_COORDINATES], place).reshape(NUM_LANDMARKS, 2)
+        # An image may hold several faces, so the name alone is no key.
+        same = [
+            record
+            for record in by_name[fields[-1]]
+            if np.abs(record.landmarks - landmarks).max() < 1e-2
+        ]
+        if not same:
+            raise ListError(f"{place}{fields[-1]}: this face is not in the test list")
+        records.append(same[0])
+    return records
+
+
+def split_by_image(
+    records: Sequence[Record], fraction: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """Splits into training and validation, each image wholly on one side.
+
+    Args:
+        records: the training list.
+        fraction: the share of images that go to validation, in (0, 1).
+        seed: decides which.
+
+    Returns:
+        Training and validation records, each in the list's order.
+
+    Raises:
+        InputError: a side would be empty.
+    """
+    names = sorted({record.image_name for record in records})
+    chosen = np.random.default_rng(seed).permutation(len(names))[: round(fraction * len(names))]
+    held_out = {names[i] for i in chosen}
+    training = [record for record in records if record.image_name not in held_out]
+    validation = [record for record in records if record.image_name in held_out]
+    if not training or not validation:
+        raise InputError(
+            f"data.validation_fraction={fraction} of {len(names)} images leaves "
+            f"{len(training)} training and {len(validation)} validation faces: both need some"
+        )
+    return training, validation
+
+
+def drop_lines(records: Sequence[Record], lines: Sequence[int]) -> list[Record]:
+    """The records without those of the given lines; warns once about labels that look wrong.
+
+    WFLW's training lines 1035 and 2748 have landmarks far outside their rectangle. They are kept
+    unless they are named here.
+    """
+    unknown = sorted(set(lines) - {record.line for record in records})
+    if unknown:
+        raise InputError(f"data.drop_lines={tuple(lines)}: the training list has no line {unknown}")
+    kept = [record for record in records if record.line not in set(lines)]
+    strange = [record.line for record in kept if _far_outside(record)]
+    if strange:
+        warnings.warn(
+            f"{kept[0].list_path}: landmarks lie more than a rectangle's size outside of it on "
+            f"lines {strange}; --config.data.drop_lines='{tuple(strange)}' leaves them out",
+            stacklevel=2,
+        )
+    return kept
+
+
+def _far_outside(record: Record) -> bool:
+    size = record.box[2:] - record.box[:2]
+    outside = np.maximum(record.box[:2] - record.landmarks, record.landmarks - record.box[2:])
+    return bool((outside > size).any())
+
+
+def _existing_list(root: Path, list_name: str) -> Path:
+    if not root.is_dir():
+        raise InputError(f"data.root={root}: no such folder.\n{_WHERE_FROM}")
+    if not (root / list_name).is_file():
+        raise InputError(f"{root / list_name}: no such list.\n{_WHERE_FROM}")
+    return root / list_name
+
+
+def _lines(path: Path, num_fields: int) -> list[tuple[int, list[str]]]:
+    """The fields of every line and its number, from 1; empty lines at the end are no lines."""
+    lines = []
+    for line, content in enumerate(path.read_bytes().rstrip().split(b"\n"), start=1):
+        if not content and line == 1:
+            return []
+        try:
+            fields = content.decode().split()
+        except UnicodeDecodeError as error:
+            raise ListError(f"{path}:{line}: not UTF-8 text ({error.reason})") from None
+        if len(fields) != num_fields:
+            raise ListError(f"{path}:{line}: {len(fields)} fields, expected {num_fields}")
+        lines.append((line, fields))
+    return lines
+
+
+def _parse_line(fields: list[str], list_path: str, line: int, images: Path) -> Record:
+    place = f"{list_path}:{line}: "
+    numbers = _floats(fields[: _COORDINATES + 4], place)
+    box = numbers[_COORDINATES:]
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise ListError(
+            f"{place}degenerate rectangle: xmin ymin xmax ymax = {' '.join(fields[196:200])}, "
+            "but xmax must exceed xmin, and ymax ymin"
+        )
+    flags = fields[_COORDINATES + 4 : -1]
+    if not set(flags) <= {"0", "1"}:
+        raise ListError(f"{place}attributes are {' '.join(flags)}, expected six of 0 or 1")
+    name = fields[-1]
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+        raise ListError(f"{place}{name}: an image's name must stay inside {images}")
+    return Record(
+        list_path=list_path,
+        line=line,
+        image_name=name,
+        image_path=str(images / name),
+        landmarks=numbers[:_COORDINATES].reshape(NUM_LANDMARKS, 2),
+        box=box,
+        attributes=np.array([flag == "1" for flag in flags]),
+    )
+
+
+def _floats(fields: list[str], place: str) -> Float[ndarray, " n"]:
+    try:
+        values = np.array([float(field) for field in fields], np.float64)
+    except ValueError:
+        values = np.array([_float_or_nan(field) for field in fields])
+    # float32 is the contract, so a number that only float64 can hold is no coordinate either.
+    wrong = ~(np.abs(values) < np.finfo(np.float32).max)
+    if wrong.any():
+        index = int(wrong.argmax())
+        raise ListError(f"{place}field {index + 1} is '{fields[index]}', expected a finite number")
+    return values.astype(np.float32)
+
+
+def _float_or_nan(field: str) -> float:
+    try:
+        return float(field)
+    except ValueError:
+        return float("nan")

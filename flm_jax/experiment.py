@@ -1,0 +1,244 @@
+"""From a config to the objects that it describes: what the modes have in common.
+
+With `launch.py` and the modes, the only reader of configs. A section's settings are the keywords of
+the function that it configures, so an unknown or missing one is an error that names it.
+"""
+
+import json
+import os
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+from numpy import ndarray
+
+from flm_jax import losses, optimizer, train_step
+from flm_jax.data import drawn_faces, input_pipeline, transforms, wflw
+from flm_jax.errors import InputError, check_keywords
+from flm_jax.models.landmark_regressor import LandmarkRegressor
+from flm_jax.models.resnet import ResNet
+
+_SECTIONS = {
+    "": "seed batch_size num_epochs data model loss optimizer schedule log checkpoint evaluate",
+    "data": "root drawn drop_lines validation_fraction image_size crop num_workers num_threads",
+    "model": "dtype pretrained backbone",
+    "log": "every_steps",
+    "checkpoint": "every_steps keep_last keep_best",
+    "evaluate": "split checkpoint",
+}
+
+# What may change when a run continues, and all that must not when its weights are evaluated.
+_FREE_ON_RESTART = (
+    "data.root",
+    "data.num_workers",
+    "data.num_threads",
+    "log",
+    "checkpoint",
+    "evaluate",
+    "num_epochs",
+)
+_FIXED_IN_EVALUATION = ("model", "data.image_size", "data.crop")
+
+
+class Splits(NamedTuple):
+    """The faces of a data root: the training list in its two parts, and the test list."""
+
+    training: list[wflw.Record]
+    validation: list[wflw.Record]
+    test: list[wflw.Record]
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError for an unknown or missing key, or a setting that can't work."""
+    for section, names in _SECTIONS.items():
+        given = set(config[section] if section else config)
+        place = f"config.{section}" if section else "config"
+        if unknown := sorted(given - set(names.split())):
+            raise InputError(f"{place} has unknown keys {unknown}; known are: {names}")
+        if missing := sorted(set(names.split()) - given):
+            raise InputError(f"{place} lacks the keys {missing}")
+    dtypes = ("float32", "bfloat16")
+    if config.model.dtype not in dtypes:
+        raise InputError(f"model.dtype={config.model.dtype}: expected one of {', '.join(dtypes)}")
+    if config.model.pretrained:
+        raise InputError(
+            f"model.pretrained={config.model.pretrained}: starting from given weights is not "
+            "available; leave it ''"
+        )
+    for key, least in (("batch_size", 1), ("num_epochs", 1), ("data.image_size", 32)):
+        if _flat(config.to_dict())[key] < least:
+            raise InputError(f"{key}={_flat(config.to_dict())[key]}: expected at least {least}")
+    train_step.check_batch_size(config.batch_size, jax.device_count())
+
+
+def read_splits(config: ConfigDict, workdir: Path) -> Splits:
+    """Reads the lists, after drawing the faces where the config says so."""
+    data = config.data
+    root = Path(data.root) if data.root else workdir / "faces"
+    if data.drawn.train:
+        _call("data.drawn", drawn_faces.draw_dataset, root, **data.drawn)
+    train_list = wflw.drop_lines(wflw.read_list(root, wflw.TRAIN_LIST), data.drop_lines)
+    training, validation = wflw.split_by_image(train_list, data.validation_fraction, config.seed)
+    return Splits(training, validation, wflw.read_list(root, wflw.TEST_LIST))
+
+
+def select_split(config: ConfigDict, workdir: Path, splits: Splits) -> list[wflw.Record]:
+    """The faces that `evaluate.split` names."""
+    split = config.evaluate.split
+    if split in wflw.SUBSETS:
+        root = Path(config.data.root) if config.data.root else workdir / "faces"
+        return wflw.read_subset(root, split, splits.test)
+    named = {"train": splits.training, "validation": splits.validation, "test": splits.test}
+    if split not in named:
+        expected = ", ".join([*named, *wflw.SUBSETS])
+        raise InputError(f"evaluate.split={split}: expected one of {expected}")
+    return named[split]
+
+
+def training_order(config: ConfigDict, num_faces: int) -> input_pipeline.TrainingOrder:
+    """This process's rows of every training step."""
+    return input_pipeline.TrainingOrder(
+        num_faces=num_faces,
+        batch_size=config.batch_size,
+        num_epochs=config.num_epochs,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def training_batches(
+    config: ConfigDict, records: Sequence[wflw.Record], start: int
+) -> Generator[dict[str, ndarray]]:
+    """This process's batches from step `start` on."""
+    return _batches(config, training_order(config, len(records)), records, start)
+
+
+def evaluation_batches(
+    config: ConfigDict, records: Sequence[wflw.Record]
+) -> Generator[dict[str, ndarray]]:
+    """This process's batches of every face once."""
+    order = input_pipeline.EvaluationOrder(
+        len(records), config.batch_size, jax.process_index(), jax.process_count()
+    )
+    return _batches(config, order, records, 0)
+
+
+def _batches(config, order, records, start):
+    data = config.data
+    check_keywords(
+        "data.crop", transforms.crop_from_image, records[0].box, data.image_size, **data.crop
+    )
+    return input_pipeline.batches(
+        order,
+        records,
+        image_size=data.image_size,
+        crop=data.crop.to_dict(),
+        num_workers=data.num_workers,
+        num_threads=data.num_threads,
+        start=start,
+    )
+
+
+def build_model(config: ConfigDict) -> LandmarkRegressor:
+    """The network, with batch norm over all devices."""
+    return LandmarkRegressor(
+        _call(
+            "model.backbone",
+            ResNet,
+            dtype=jnp.dtype(config.model.dtype),
+            axis_name=train_step.AXIS,
+            **config.model.backbone,
+        )
+    )
+
+
+def build_face_loss(config: ConfigDict) -> losses.FaceLoss:
+    """The training loss."""
+    return _call(
+        "loss", partial(losses.make_face_loss, image_size=config.data.image_size), **config.loss
+    )
+
+
+def build_optimizer(
+    config: ConfigDict, num_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser and the learning rate that it follows."""
+    make_schedule = partial(optimizer.make_schedule, num_steps=num_steps)
+    schedule = _call("schedule", make_schedule, **config.schedule)
+    make_optimizer = partial(optimizer.make_optimizer, schedule=schedule)
+    return _call("optimizer", make_optimizer, **config.optimizer), schedule
+
+
+def check_restart(old: dict[str, Any], config: ConfigDict, workdir: Path) -> None:
+    """Raises InputError unless a run with the config `old` can go on with `config`."""
+    differing = [
+        (key, *values)
+        for key, values in _differences(old, as_json(config)).items()
+        if not _is_under(key, _FREE_ON_RESTART)
+    ]
+    if config.num_epochs < old["num_epochs"]:
+        differing.append(("num_epochs", old["num_epochs"], config.num_epochs))
+    _refuse(differing, workdir, "continue with the old values, or choose another --workdir")
+
+
+def check_evaluation(old: dict[str, Any], config: ConfigDict, workdir: Path) -> None:
+    """Raises InputError unless weights trained with the config `old` fit `config`."""
+    differing = [
+        (key, *values)
+        for key, values in _differences(old, as_json(config)).items()
+        if _is_under(key, _FIXED_IN_EVALUATION)
+    ]
+    _refuse(differing, workdir, "evaluate with the values that it was trained with")
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as it reads back from JSON: tuples are lists."""
+    return json.loads(config.to_json())
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` with a path beside `path` and renames, so that a good file stays whole."""
+    new = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(new)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _refuse(differing, workdir, fix):
+    if differing:
+        rows = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in differing)
+        raise InputError(f"{workdir} was trained with another config (old -> new):\n{rows}\n{fix}")
+
+
+def _differences(old, new):
+    old, new = _flat(old), _flat(new)
+    keys = [*old, *(key for key in new if key not in old)]
+    pairs = {key: (old.get(key, "(none)"), new.get(key, "(none)")) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _is_under(key, prefixes):
+    return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _flat(tree, prefix=""):
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _call(section, function, *args, **keywords):
+    check_keywords(section, function, *args, **keywords)
+    return function(*args, **keywords)

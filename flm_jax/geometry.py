@@ -1,0 +1,48 @@
+"""Affine maps of the plane, as 2x3 matrices, and the boxes that they come from.
+
+A map is named `b_from_a`: it takes points of `a` to points of `b`. Points are pixels, and (0, 0) is
+the centre of the top-left pixel, so an image of width w covers [-0.5, w - 0.5]. A box is
+(xmin, ymin, xmax, ymax).
+"""
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+
+def expand_box(box: Float[ndarray, "*n 4"], margin: float) -> Float[ndarray, "*n 4"]:
+    """The box with every side moved outwards by `margin` pixels."""
+    return box + np.array([-margin, -margin, margin, margin], box.dtype)
+
+
+def crop_from_image(box: Float[ndarray, "4"], size: int) -> Float[ndarray, "2 3"]:
+    """The map that stretches `box` over a crop of `size` x `size` pixels, edge on edge.
+
+    Edge on edge keeps the crop symmetric: mirroring the box about its middle is mirroring the crop,
+    u -> size - 1 - u.
+    """
+    xmin, ymin, xmax, ymax = box.astype(np.float64)
+    scale_x, scale_y = size / (xmax - xmin), size / (ymax - ymin)
+    return np.array([[scale_x, 0, -scale_x * xmin - 0.5], [0, scale_y, -scale_y * ymin - 0.5]])
+
+
+def apply(
+    b_from_a: Float[ndarray, "*#n 2 3"], points: Float[ndarray, "*#n p 2"]
+) -> Float[ndarray, "..."]:
+    """The points of `a`, in `b`. Leading axes broadcast: one map a face, or one for all."""
+    return points @ np.swapaxes(b_from_a[..., :2], -1, -2) + b_from_a[..., None, :, 2]
+
+
+def compose(
+    c_from_b: Float[ndarray, "2 3"], b_from_a: Float[ndarray, "2 3"]
+) -> Float[ndarray, "2 3"]:
+    """The map that applies `b_from_a` first, `c_from_b` second."""
+    linear = c_from_b[:, :2] @ b_from_a
+    linear[:, 2] += c_from_b[:, 2]
+    return linear
+
+
+def invert(b_from_a: Float[ndarray, "2 3"]) -> Float[ndarray, "2 3"]:
+    """The inverse map, `a_from_b`."""
+    inverse = np.linalg.inv(b_from_a[:, :2])
+    return np.column_stack([inverse, -inverse @ b_from_a[:, 2]])

@@ -1,0 +1,32 @@
+"""The network: a ResNet whose last layer gives the coordinates themselves."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flm_jax.landmarks import NUM_LANDMARKS
+from flm_jax.models.resnet import ResNet
+
+# torch.nn.Linear's initialisation: uniform in +-1 / sqrt(inputs).
+_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class LandmarkRegressor(nn.Module):
+    """ResNet features -> 98 landmarks by one dense layer. `LandmarkRegressor()` has ResNet-50.
+
+    Attributes:
+        backbone: images f32[b, s, s, 3] -> features [b, c].
+    """
+
+    backbone: nn.Module = dataclasses.field(default_factory=ResNet)
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b s s 3"], *, train: bool) -> Float[Array, "b 98 2"]:
+        """Landmarks in pixels of the images, always float32 or wider."""
+        features = self.backbone(images, train=train)
+        # Rounding to bfloat16 would cost half a pixel at 224, so the last layer computes in full.
+        features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+        coordinates = nn.Dense(2 * NUM_LANDMARKS, kernel_init=_kernel_init, name="head")(features)
+        return coordinates.reshape(-1, NUM_LANDMARKS, 2)

@@ -1,0 +1,136 @@
+"""ResNet (He et al., CVPR 2016), down to the pooled features.
+
+As torchvision builds it, so that its weights can be carried over unchanged: v1.5 strides (a
+bottleneck strides in its 3x3 convolution), symmetric padding, batch norm with epsilon 1e-5 and a
+running average of 0.9. Modules are named as there: conv1, bn1, layer1_0 ... layer4_2.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# Kaiming initialisation for ReLU that keeps the gradients' variance (He et al., ICCV 2015).
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, of ResNet-18 and -34."""
+
+    expansion = 1
+
+    features: int
+    stride: int
+    dtype: DTypeLike
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b _h _w _c"]:
+        conv, norm = _layers(self.dtype, self.axis_name, train)
+        y = conv(self.features, 3, self.stride, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y))
+        y = conv(self.features, 3, name="conv2")(y)
+        y = norm(name="bn2")(y)
+        return nn.relu(y + _shortcut(x, y.shape[-1], self.stride, conv, norm))
+
+
+class BottleneckBlock(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut, of ResNet-50 and deeper."""
+
+    expansion = 4
+
+    features: int
+    stride: int
+    dtype: DTypeLike
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b _h _w _c"]:
+        conv, norm = _layers(self.dtype, self.axis_name, train)
+        y = conv(self.features, 1, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y))
+        y = conv(self.features, 3, self.stride, name="conv2")(y)
+        y = nn.relu(norm(name="bn2")(y))
+        y = conv(self.expansion * self.features, 1, name="conv3")(y)
+        y = norm(name="bn3")(y)
+        return nn.relu(y + _shortcut(x, y.shape[-1], self.stride, conv, norm))
+
+
+class ResNet(nn.Module):
+    """A residual network. `ResNet()` is ResNet-50.
+
+    Attributes:
+        stage_sizes: blocks in each stage; every stage after the first halves the resolution and
+            doubles the features.
+        bottleneck: bottleneck blocks, as in ResNet-50 and deeper, or basic ones.
+        width: features of the stem and of the first stage.
+        dtype: of the computation; parameters and batch statistics are float32 whatever it is.
+        axis_name: the mapped axis over which batch norm averages, so that N devices normalise by
+            the statistics of the whole batch; None for one device's batch alone.
+    """
+
+    stage_sizes: Sequence[int] = (3, 4, 6, 3)
+    bottleneck: bool = True
+    width: int = 64
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b s s 3"], *, train: bool
+    ) -> Float[Array, "b features"]:
+        """Pooled features: 4 * 8 * `width` with bottlenecks and four stages, in `dtype`."""
+        conv, norm = _layers(self.dtype, self.axis_name, train)
+        block = BottleneckBlock if self.bottleneck else BasicBlock
+        x = conv(self.width, 7, 2, name="conv1")(images)
+        x = nn.relu(norm(name="bn1")(x))
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, num_blocks in enumerate(self.stage_sizes):
+            for index in range(num_blocks):
+                x = block(
+                    features=self.width * 2**stage,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    dtype=self.dtype,
+                    axis_name=self.axis_name,
+                    name=f"layer{stage + 1}_{index}",
+                )(x, train=train)
+        return x.mean(axis=(1, 2))
+
+
+def _layers(dtype, axis_name, train):
+    """Convolution and batch norm with torchvision's constants."""
+    norm = partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        axis_name=axis_name if train else None,
+    )
+    return partial(_conv, dtype=dtype), norm
+
+
+def _conv(features, size, stride=1, *, dtype, name):
+    # Flax's 'SAME' would pad a strided convolution (0, 1) where torchvision pads (1, 1).
+    padding = (size - 1) // 2
+    return nn.Conv(
+        features,
+        (size, size),
+        stride,
+        padding=padding,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=_kernel_init,
+        name=name,
+    )
+
+
+def _shortcut(x, features, stride, conv, norm):
+    """The identity, or a projection where the block changes the shape."""
+    if x.shape[-1] == features and stride == 1:
+        return x
+    x = conv(features, 1, stride, name="downsample_conv")(x)
+    return norm(name="downsample_bn")(x)

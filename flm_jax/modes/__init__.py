@@ -1,0 +1,1 @@
+"""One verb each: the only place where reading, computing and writing meet."""

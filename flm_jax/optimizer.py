@@ -1,0 +1,66 @@
+"""The learning rate's schedule and the optax chain."""
+
+from collections.abc import Callable
+
+import optax
+
+from flm_jax.errors import InputError, check_keywords
+
+
+def make_schedule(name: str, *, learning_rate: float, num_steps: int, **settings) -> optax.Schedule:
+    """The learning rate of every step.
+
+    Args:
+        name: `constant`; `cosine` (settings: `warmup`, `final`); or `steps` (settings: `warmup`,
+            `drops`, `factor`). Lengths are fractions of the training.
+        learning_rate: the peak.
+        num_steps: steps of the whole training.
+        **settings: `warmup`, the share in which the rate rises linearly from 0; `final`, the share
+            of the peak at the end; `drops`, the shares at which the rate is multiplied by `factor`.
+    """
+    schedules: dict[str, Callable[..., optax.Schedule]] = {
+        "constant": _constant,
+        "cosine": _cosine,
+        "steps": _steps,
+    }
+    if name not in schedules:
+        raise InputError(f"schedule.name={name}: expected one of {', '.join(schedules)}")
+    check_keywords("schedule", schedules[name], learning_rate, num_steps, **settings)
+    return schedules[name](learning_rate, num_steps, **settings)
+
+
+def make_optimizer(
+    name: str, *, schedule: optax.Schedule, **hyperparameters: float
+) -> optax.GradientTransformation:
+    """Optax's own `adam`, `adamw` or `sgd` with the schedule and its hyperparameters."""
+    optimizers: dict[str, Callable] = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
+    if name not in optimizers:
+        raise InputError(f"optimizer.name={name}: expected one of {', '.join(optimizers)}")
+    check_keywords("optimizer", optimizers[name], schedule, **hyperparameters)
+    return optimizers[name](schedule, **hyperparameters)
+
+
+def _constant(peak, num_steps):
+    return optax.constant_schedule(peak)
+
+
+def _cosine(peak, num_steps, *, warmup, final):
+    return optax.warmup_cosine_decay_schedule(
+        init_value=peak if warmup == 0 else 0.0,
+        peak_value=peak,
+        warmup_steps=round(warmup * num_steps),
+        decay_steps=num_steps,
+        end_value=final * peak,
+    )
+
+
+def _steps(peak, num_steps, *, warmup, drops, factor):
+    warmup_steps = round(warmup * num_steps)
+    decay = optax.piecewise_constant_schedule(
+        peak, {round(drop * num_steps) - warmup_steps: factor for drop in drops}
+    )
+    if warmup_steps == 0:
+        return decay
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps]
+    )

@@ -1,0 +1,59 @@
+"""Trained weights on faces: what validation, evaluation and prediction share."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from flm_jax import geometry
+from flm_jax.train_state import TrainState
+from flm_jax.train_step import split_over_devices
+
+
+class Predictions(NamedTuple):
+    """Of n faces, in the order of their records.
+
+    Attributes:
+        landmarks: f32[n, 98, 2] in pixels of the original images.
+        loss: f32[n], each face's training loss.
+    """
+
+    landmarks: Float[ndarray, "n 98 2"]
+    loss: Float[ndarray, " n"]
+
+
+def predict_faces(
+    eval_step: Callable[[TrainState, dict[str, Any]], dict[str, Any]],
+    state: TrainState,
+    batches: Iterable[dict[str, ndarray]],
+    num_faces: int,
+) -> Predictions:
+    """Runs the network over evaluation batches and takes its points home to the images.
+
+    Args:
+        eval_step: as `train_step.pmap_eval_step` makes it.
+        state: the weights.
+        batches: of `input_pipeline.EvaluationOrder`, this process's rows of each.
+        num_faces: how many faces the batches hold; each has to come exactly once.
+    """
+    landmarks = np.zeros((num_faces, 98, 2), np.float32)
+    loss = np.zeros(num_faces, np.float32)
+    seen = np.zeros(num_faces, int)
+    devices = jax.local_device_count()
+    for batch in batches:
+        # What was gathered from all processes: [d, b/d, ...] -> [b, ...]
+        output = {
+            name: np.asarray(values).reshape(-1, *values.shape[2:])
+            for name, values in eval_step(state, split_over_devices(batch, devices)).items()
+        }
+        real = output["mask"] > 0
+        index = output["index"][real]
+        landmarks[index] = geometry.apply(output["image_from_crop"], output["landmarks"])[real]
+        loss[index] = output["loss"][real]
+        np.add.at(seen, index, 1)
+    if (seen != 1).any():
+        raise AssertionError(f"faces counted other than once: {np.flatnonzero(seen != 1)}")
+    return Predictions(landmarks, loss)

@@ -1,0 +1,139 @@
+"""One update and one evaluation, as pure functions, and their mapping over the devices.
+
+A batch is a dict of image f32[b, s, s, 3], landmarks f32[b, 98, 2] (pixels of the image) and mask
+f32[b] (1 = a face, 0 = padding); for evaluation, of index i32[b] and image_from_crop f32[b, 2, 3]
+too. All sums run over the mapped axis `AXIS`, so that N devices compute what one would on the whole
+batch.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from flm_jax.errors import InputError
+from flm_jax.losses import FaceLoss
+from flm_jax.train_state import TrainState
+
+AXIS = "batch"
+
+Batch = dict[str, Array]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    face_loss: FaceLoss,
+    schedule: optax.Schedule,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One update by the mean loss over the faces of the global batch.
+
+    Returns:
+        The next state, and the same on all devices: `loss` before the update, `gradient_norm` and
+        `learning_rate`.
+    """
+
+    def loss_sum(params):
+        predictions, updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
+        )
+        losses = face_loss(predictions, batch["landmarks"])
+        return (losses * batch["mask"]).sum(), updated["batch_stats"]
+
+    (loss, batch_stats), gradients = jax.value_and_grad(loss_sum, has_aux=True)(state.params)
+    # Sums over faces and devices, divided once: a mean of means would weigh the faces unequally.
+    loss, gradients, count = jax.lax.psum((loss, gradients, batch["mask"].sum()), AXIS)
+    gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
+
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    scalars = {
+        "loss": loss / count,
+        "gradient_norm": optax.tree.norm(gradients),
+        "learning_rate": jnp.asarray(schedule(state.step)),
+    }
+    state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, scalars
+
+
+def eval_step(
+    state: TrainState, batch: Batch, *, model: nn.Module, face_loss: FaceLoss
+) -> dict[str, Array]:
+    """Predictions for the global batch, gathered on every device in the batch's order.
+
+    Returns:
+        `landmarks` f32[d, b/d, 98, 2] in pixels of the images, and `loss` f32[d, b/d], for the d
+        devices, beside `index`, `mask` and `image_from_crop` as they came.
+    """
+    predictions: Any = model.apply(state.variables, batch["image"], train=False)
+    output = {
+        "landmarks": predictions,
+        "loss": face_loss(predictions, batch["landmarks"]),
+        **{name: batch[name] for name in ("index", "mask", "image_from_crop")},
+    }
+    return jax.lax.all_gather(output, AXIS)
+
+
+def pmap_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    face_loss: FaceLoss,
+    schedule: optax.Schedule,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """`train_step` on all devices; the state is donated. Batches are `[d, b/d, ...]`."""
+    step = partial(
+        train_step, model=model, optimizer=optimizer, face_loss=face_loss, schedule=schedule
+    )
+    return jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0
+    )
+
+
+def pmap_eval_step(
+    model: nn.Module, face_loss: FaceLoss
+) -> Callable[[TrainState, Batch], dict[str, Array]]:
+    """`eval_step` on all devices. Batches are `[d, b/d, ...]`."""
+    step = partial(eval_step, model=model, face_loss=face_loss)
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+
+
+def replicated() -> NamedSharding:
+    """How the mapped steps hold the state: whole, on every device.
+
+    A state that comes in otherwise is moved, and costs the train step a second compilation.
+    """
+    return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
+
+
+def split_over_devices(batch: dict[str, Any], num_devices: int) -> dict[str, Any]:
+    """This process's batch `[b, ...]` as `[d, b/d, ...]`, without a copy."""
+    return {
+        name: values.reshape(num_devices, -1, *values.shape[1:]) for name, values in batch.items()
+    }
+
+
+def check_batch_size(batch_size: int, num_devices: int) -> None:
+    """Raises InputError unless the devices divide the batch."""
+    if batch_size % num_devices or batch_size < 1:
+        nearest = max(1, round(batch_size / num_devices)) * num_devices
+        raise InputError(
+            f"batch_size={batch_size} does not divide over {num_devices} devices; "
+            f"--config.batch_size={nearest} does"
+        )

@@ -1,0 +1,173 @@
+"""Pictures: landmarks on faces, the layout of the 98 points, loss curves. Matplotlib, on the host.
+
+`python -m flm_jax.visualization FILE.png` draws the layout.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.figure
+import matplotlib.lines
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from flm_jax.landmarks import PARTS
+
+
+def draw_landmarks(
+    axes, landmarks: Float[ndarray, "98 2"], *, size: float, filled: bool = True
+) -> None:
+    """Marks 98 points on an axes that shows their image.
+
+    Args:
+        axes: of matplotlib.
+        landmarks: pixels of the image on the axes.
+        size: diameter of a point, in typographic points.
+        filled: dots coloured by face part; otherwise thin white lines along the parts.
+    """
+    for part in PARTS:
+        points = landmarks[list(part.indices)]
+        if filled:
+            style = {"s": size**2, "linewidths": 0.25 * size**0.5, "edgecolors": "black"}
+            axes.scatter(*points.T, color=[part.colour], zorder=3, **style)
+        elif len(points) == 1:
+            axes.plot(*points.T, "+", color="white", markersize=1.5 * size, zorder=2)
+        else:
+            points = np.vstack([points, points[:1]]) if part.closed else points
+            axes.plot(*points.T, color="black", linewidth=1.6, alpha=0.5, zorder=2)
+            axes.plot(*points.T, color="white", linewidth=0.8, zorder=2)
+
+
+def draw_predictions(
+    path: Path,
+    crops: Sequence[UInt8[ndarray, "s s 3"]],
+    predictions: Float[ndarray, "n 98 2"],
+    targets: Float[ndarray, "n 98 2"],
+    titles: Sequence[str],
+    *,
+    columns: int = 6,
+) -> None:
+    """A grid of faces: prediction as dots coloured by face part, truth as white lines.
+
+    Args:
+        path: of the PNG.
+        crops: RGB pictures of the faces, all of one size.
+        predictions: pixels of the crops.
+        targets: pixels of the crops.
+        titles: what stands above each face.
+        columns: faces in a row.
+    """
+    columns = min(columns, len(crops))
+    rows = -(-len(crops) // columns)
+    figure = matplotlib.figure.Figure(
+        figsize=(2.2 * columns, 2.36 * rows + 0.45), dpi=130, facecolor="white"
+    )
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.62 / (2.36 * rows + 0.45), 0.03, 0.11)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, crop, prediction, target, title in zip(
+        grid.flat, crops, predictions, targets, titles, strict=False
+    ):
+        _show(axes, crop)
+        draw_landmarks(axes, target, size=3, filled=False)
+        draw_landmarks(axes, prediction, size=3)
+        axes.set_title(title, fontsize=8, pad=2)
+    _add_legend(figure)
+    figure.savefig(path)
+
+
+def _add_legend(figure) -> None:
+    colours = {part.group: part.colour for part in PARTS}
+    handles = [
+        matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=colour, label=group)
+        for group, colour in colours.items()
+    ]
+    handles.append(matplotlib.lines.Line2D([], [], color="0.75", label="truth (white lines)"))
+    figure.legend(
+        handles=handles,
+        loc="upper center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+        title="prediction (dots)",
+        title_fontsize=9,
+        borderpad=0.1,
+        columnspacing=1.2,
+        handletextpad=0.3,
+    )
+
+
+def draw_layout(path: Path, image: UInt8[ndarray, "h w 3"], landmarks: Float[ndarray, "98 2"]):
+    """The 98 points with their indices on a face; pixels of the RGB image."""
+    height, width = image.shape[:2]
+    figure = matplotlib.figure.Figure(figsize=(8, 8 * height / width), dpi=130)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    _show(axes, image)
+    draw_landmarks(axes, landmarks, size=5)
+    # A number stands on the far side of its point, seen from the middle of its part.
+    for part in PARTS:
+        points = landmarks[list(part.indices)]
+        middle = landmarks[16:17] - [0, 0.6 * height] if part.group == "contour" else points
+        for index, point in zip(part.indices, points, strict=True):
+            away = point - middle.mean(axis=0)
+            away = away / max(np.linalg.norm(away), 1e-6) if len(points) > 1 else np.array([0, -1])
+            axes.annotate(
+                str(index),
+                point,
+                xytext=(9 * away[0], -9 * away[1]),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white",
+                bbox={"boxstyle": "round,pad=0.1", "fc": "black", "ec": "none", "alpha": 0.55},
+            )
+    figure.savefig(path)
+
+
+def draw_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Training loss (blue) and validation loss (red) over the epochs.
+
+    Args:
+        path: of the PNG.
+        rows: lines of `metrics.jsonl`; those of an epoch have `epoch`.
+    """
+    epochs = [row for row in rows if "epoch" in row]
+    figure = matplotlib.figure.Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    numbers = [row["epoch"] for row in epochs]
+    marker = "o" if len(epochs) < 3 else None
+    for name, colour in (("training_loss", "tab:blue"), ("validation_loss", "tab:red")):
+        values = [row[name] for row in epochs]
+        axes.plot(numbers, values, color=colour, marker=marker, label=name.replace("_", " "))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss (mean over coordinates)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.legend()
+    figure.savefig(path)
+
+
+def _show(axes, image) -> None:
+    height, width = image.shape[:2]
+    axes.imshow(image, interpolation="bilinear")
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+
+
+def main() -> None:
+    from flm_jax.data.drawn_head import HeadParameters, render_head
+
+    parser = argparse.ArgumentParser(description="Draws the layout of the 98 landmarks.")
+    parser.add_argument("path", type=Path, help="the PNG to write")
+    path = parser.parse_args().path
+    image, landmarks = render_head(HeadParameters(), 700)
+    draw_layout(path, image[..., :3], landmarks)
+
+
+if __name__ == "__main__":
+    main()

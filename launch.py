@@ -1,0 +1,36 @@
+"""Trains and uses the landmark network: `python launch.py --config configs/wflw_resnet50.py`."""
+
+import importlib
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The recipe; --config.key=value changes a setting of it."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run writes; runs/<name of the config file> by default."
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+flags.mark_flag_as_required("config")
+
+
+def main(_: list[str]) -> None:
+    from flm_jax.errors import InputError
+
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)  # Orbax tells every step of its work otherwise.
+
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
+    mode = importlib.import_module(f"flm_jax.modes.{_MODE.value}")
+    try:
+        mode.run(_CONFIG.value, workdir)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

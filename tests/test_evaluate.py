@@ -1,0 +1,174 @@
+import contextlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import demo
+from flm_jax import experiment, geometry, metrics
+from flm_jax.checkpoint import Checkpoints, Progress
+from flm_jax.errors import InputError
+from flm_jax.modes import evaluate
+from flm_jax.predictor import predict_faces
+from flm_jax.train_state import TrainState, create_train_state
+from flm_jax.train_step import replicated
+
+
+NO_STATE = TrainState(step=0, params={}, batch_stats={}, opt_state=())
+
+
+def make_config(faces_root):
+    config = demo.get_config()
+    config.batch_size = 8
+    config.data.root = str(faces_root)
+    config.data.drawn.train = 0
+    config.data.image_size = 32
+    config.model.backbone.stage_sizes = (1,)
+    config.model.backbone.width = 4
+    return config
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, faces_root):
+    """A work folder with random weights, evaluated."""
+    workdir = tmp_path_factory.mktemp("work")
+    config = make_config(faces_root)
+    model = experiment.build_model(config)
+    optimizer, _ = experiment.build_optimizer(config, 10)
+    state = create_train_state(model, optimizer, jax.random.key(0), 32, replicated())
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        checkpoints.save(state, Progress(0), experiment.as_json(config), 1.0)
+    evaluate.run(config, workdir)
+    return workdir, config
+
+
+def load(workdir, suffix=""):
+    figures = json.loads((workdir / f"evaluation{suffix}.json").read_text())
+    return figures, np.load(workdir / f"predictions{suffix}.npz", allow_pickle=False)
+
+
+def test_every_face_of_the_list_is_there_once_in_order(evaluated, test_records):
+    figures, arrays = load(evaluated[0])
+    assert figures["split"] == "test"
+    assert figures["box"] == "rectangle"
+    assert figures["num_faces"] == len(test_records)
+    np.testing.assert_array_equal(arrays["line"], [record.line for record in test_records])
+    assert list(arrays["image_name"]) == [record.image_name for record in test_records]
+    np.testing.assert_array_equal(arrays["target"], [record.landmarks for record in test_records])
+    assert arrays["landmarks"].dtype == arrays["nme"].dtype == np.float32
+
+
+def test_figures_agree_with_ten_lines_of_numpy(evaluated, test_records):
+    figures, arrays = load(evaluated[0])
+    attributes = np.stack([record.attributes for record in test_records])
+    names = ["pose", "expression", "illumination", "makeup", "occlusion", "blur"]
+    assert list(figures["subsets"]) == names
+    everyone = np.ones(len(test_records), bool)
+    for row, chosen in zip(
+        [figures, *figures["subsets"].values()], [everyone, *attributes.T], strict=True
+    ):
+        prediction, target = arrays["landmarks"][chosen], arrays["target"][chosen]
+        assert row["num_faces"] == len(target)
+        if not len(target):
+            assert row["nme"] is row["fr10"] is row["auc10"] is None
+            continue
+        eyes = np.sqrt(((target[:, 60] - target[:, 72]) ** 2).sum(-1))
+        nme = np.sqrt(((prediction - target) ** 2).sum(-1)).mean(-1) / eyes
+        np.testing.assert_allclose(arrays["nme"][chosen], nme, rtol=1e-5)
+        assert row["nme"] == pytest.approx(100 * nme.mean(), rel=1e-6)
+        assert row["fr10"] == pytest.approx(100 * (nme > 0.1).mean())
+        assert row["auc10"] == pytest.approx(np.maximum(0, 1 - nme / 0.1).mean(), abs=1e-6)
+
+
+def test_the_loss_is_wing_in_the_rectangles_crop(evaluated, test_records):
+    figures, arrays = load(evaluated[0])
+    losses = []
+    for record, prediction in zip(test_records, arrays["landmarks"], strict=True):
+        width, height = record.box[2:] - record.box[:2] + 20
+        error = np.abs(prediction - record.landmarks) * [224 / width, 224 / height]
+        constant = 5 - 5 * np.log(1 + 5 / 0.5)
+        losses.append(np.where(error < 5, 5 * np.log(1 + error / 0.5), error - constant).mean())
+    assert figures["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_the_mean_shape_is_that_of_all_training_faces(evaluated, train_records, test_records):
+    figures, _ = load(evaluated[0])
+    relative = [(r.landmarks - r.box[:2]) / (r.box[2:] - r.box[:2]) for r in train_records]
+    shape = np.mean(relative, axis=0)
+    guesses = np.stack([r.box[:2] + shape * (r.box[2:] - r.box[:2]) for r in test_records])
+    truth = np.stack([record.landmarks for record in test_records])
+    expected = 100 * metrics.nme(guesses, truth).mean()
+    assert figures["nme_mean_shape"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_figures_do_not_depend_on_the_batch_size(evaluated, tmp_path):
+    workdir, config = evaluated
+    figures, _ = load(workdir)
+    config = config.copy_and_resolve_references()
+    config.batch_size = 16
+    evaluate.run(config, workdir)
+    again, _ = load(workdir)
+    assert again["nme"] == pytest.approx(figures["nme"], rel=1e-5)
+
+
+def test_a_subset_list_has_files_and_figures_of_its_own(evaluated, test_records):
+    workdir, config = evaluated
+    whole = (workdir / "evaluation.json").read_bytes()
+    config = config.copy_and_resolve_references()
+    config.evaluate.split = "blur"
+    evaluate.run(config, workdir)
+    figures, arrays = load(workdir, "_blur")
+    expected = [record.line for record in test_records if record.attributes[5]]
+    np.testing.assert_array_equal(arrays["line"], expected)
+    assert figures["nme"] == pytest.approx(load(workdir)[0]["subsets"]["blur"]["nme"], rel=1e-5)
+    assert (workdir / "evaluation.json").read_bytes() == whole
+
+
+def test_the_table_names_every_subset_and_the_mean_shape(evaluated):
+    figures, _ = load(evaluated[0])
+    table = evaluate.format_table(figures)
+    for name in ("test, all", "pose", "blur", "NME %", "FR10 %", "AUC10", "loss"):
+        assert name in table
+    assert table.splitlines()[-1] == f"mean shape NME {figures['nme_mean_shape']:.2f} %"
+
+
+def test_an_unknown_split_is_an_error(evaluated):
+    workdir, config = evaluated
+    config = config.copy_and_resolve_references()
+    config.evaluate.split = "tset"
+    with pytest.raises(InputError, match="evaluate.split=tset: expected one of train, validation"):
+        evaluate.run(config, workdir)
+
+
+def test_predictions_go_home_by_the_inverse_of_the_crop(test_records, faces_root):
+    """A network that knows the answer in the crop gives the truth in the image."""
+    config = make_config(faces_root)
+    batches = list(experiment.evaluation_batches(config, test_records))
+
+    def knows_the_answer(state, batch):
+        loss = np.zeros(batch["mask"].shape, np.float32)
+        return {key: batch[key] for key in ("landmarks", "index", "mask", "image_from_crop")} | {
+            "loss": loss
+        }
+
+    found = predict_faces(knows_the_answer, NO_STATE, batches, len(test_records))
+    truth = np.stack([record.landmarks for record in test_records])
+    np.testing.assert_allclose(found.landmarks, truth, atol=1e-3)
+    assert geometry.apply(batches[0]["image_from_crop"], batches[0]["landmarks"]).shape == (
+        8,
+        98,
+        2,
+    )
+
+
+def test_a_face_that_comes_twice_or_never_is_noticed(test_records, faces_root):
+    config = make_config(faces_root)
+    batches = list(experiment.evaluation_batches(config, test_records))
+
+    def echo(state, batch):
+        return batch | {"loss": np.zeros(batch["mask"].shape, np.float32)}
+
+    for wrong in (batches[:-1], batches + batches[:1]):
+        with pytest.raises(AssertionError, match="counted other than once"):
+            predict_faces(echo, NO_STATE, wrong, len(test_records))

@@ -1,0 +1,129 @@
+import copy
+
+import pytest
+
+from configs import demo, wflw_resnet50
+from flm_jax import experiment
+from flm_jax.errors import InputError
+
+
+@pytest.fixture
+def config():
+    return wflw_resnet50.get_config()
+
+
+def test_the_shipped_configs_are_accepted(config):
+    experiment.check(config)
+    experiment.check(demo.get_config())
+
+
+def change(config, key, value):
+    config = copy.deepcopy(config)
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batchsize", 3, r"config has unknown keys \['batchsize'\]"),
+        ("data.sise", 3, r"config.data has unknown keys \['sise'\]"),
+        ("model.dtype", "float16", "model.dtype=float16: expected one of float32, bfloat16"),
+        ("model.pretrained", "weights.pth", "model.pretrained=weights.pth: "),
+        ("batch_size", 0, "batch_size=0: expected at least 1"),
+        ("batch_size", 60, "batch_size=60 does not divide over 8 devices"),
+        ("num_epochs", 0, "num_epochs=0: expected at least 1"),
+        ("data.image_size", 8, "data.image_size=8: expected at least 32"),
+    ],
+)
+def test_a_wrong_setting_is_named(config, key, value, message):
+    with pytest.raises(InputError, match=message):
+        experiment.check(change(config, key, value))
+
+
+def test_a_missing_key_is_named(config):
+    with config.unlocked():
+        del config.loss
+    with pytest.raises(InputError, match=r"config lacks the keys \['loss'\]"):
+        experiment.check(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "build"),
+    [
+        ("model.backbone.widht", experiment.build_model),
+        ("loss.widht", experiment.build_face_loss),
+        ("optimizer.widht", lambda config: experiment.build_optimizer(config, 10)),
+        ("schedule.widht", lambda config: experiment.build_optimizer(config, 10)),
+    ],
+)
+def test_an_unknown_key_of_a_section_is_named(config, key, build):
+    section = key.removesuffix(".widht")
+    with pytest.raises(InputError, match=rf"config\.{section}: .*'widht'"):
+        build(change(config, key, 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("batch_size", 32),
+        ("num_epochs", 199),
+        ("data.image_size", 128),
+        ("data.crop.margin", 5.0),
+        ("data.drop_lines", (3,)),
+        ("model.backbone.stage_sizes", (2, 2, 2, 2)),
+        ("model.dtype", "bfloat16"),
+        ("loss.width", 10.0),
+        ("optimizer.b1", 0.8),
+        ("schedule.learning_rate", 1e-4),
+    ],
+)
+def test_a_restart_with_another_recipe_lists_old_and_new(config, tmp_path, key, value):
+    changed = change(config, key, value)
+    with pytest.raises(InputError) as error:
+        experiment.check_restart(experiment.as_json(config), changed, tmp_path)
+    old = experiment.as_json(config)
+    for name in key.split("."):
+        old = old[name]
+    new = list(value) if isinstance(value, tuple) else value
+    assert f"  {key}: {old} -> {new}\n" in str(error.value)
+    assert str(error.value).count("->") == 2  # the heading and this one
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_epochs", 300),
+        ("data.root", "elsewhere"),
+        ("data.num_workers", 4),
+        ("log.every_steps", 1),
+        ("checkpoint.keep_last", 5),
+    ],
+)
+def test_a_restart_may_change_what_the_result_does_not_depend_on(config, tmp_path, key, value):
+    experiment.check_restart(experiment.as_json(config), change(config, key, value), tmp_path)
+
+
+def test_an_evaluation_needs_the_same_network_and_crop_alone(config, tmp_path):
+    old = experiment.as_json(config)
+    for key, value in [("batch_size", 8), ("loss.width", 10.0), ("data.root", "x"), ("seed", 4)]:
+        experiment.check_evaluation(old, change(config, key, value), tmp_path)
+    for key, value in [("model.backbone.width", 8), ("data.crop.margin", 0.0)]:
+        with pytest.raises(InputError, match=key):
+            experiment.check_evaluation(old, change(config, key, value), tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "evaluation.json"
+    path.write_text("good")
+
+    def fail(new):
+        new.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        experiment.write_atomically(path, fail)
+    assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
+    assert path.read_text() == "good"

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from flm_jax import geometry
+
+BOX = np.array([30.0, 40.0, 90.0, 160.0], np.float32)
+
+
+def random_map(seed):
+    return np.random.default_rng(seed).normal(size=(2, 3)) + np.eye(2, 3)
+
+
+def test_box_edges_map_to_crop_edges():
+    crop_from_image = geometry.crop_from_image(BOX, 64)
+    corners = geometry.apply(crop_from_image, BOX.reshape(2, 2).astype(np.float64))
+    np.testing.assert_allclose(corners, [[-0.5, -0.5], [63.5, 63.5]])
+
+
+def test_mirrored_box_point_is_mirrored_crop_point():
+    crop_from_image = geometry.crop_from_image(BOX, 64)
+    points = np.array([[41.0, 70.0], [30 + 90 - 41.0, 70.0]])
+    (x, _), (mirrored_x, _) = geometry.apply(crop_from_image, points)
+    assert mirrored_x == pytest.approx(63 - x)
+
+
+def test_expanded_box_moves_every_side_outwards():
+    np.testing.assert_array_equal(geometry.expand_box(BOX, 10.0), [20, 30, 100, 170])
+
+
+def test_invert_is_the_inverse():
+    points = np.random.default_rng(0).normal(size=(5, 2))
+    there = geometry.apply(random_map(1), points)
+    np.testing.assert_allclose(geometry.apply(geometry.invert(random_map(1)), there), points)
+
+
+def test_compose_applies_the_second_map_first():
+    c_from_b, b_from_a = random_map(2), random_map(3)
+    points = np.random.default_rng(4).normal(size=(7, 2))
+    np.testing.assert_allclose(
+        geometry.apply(geometry.compose(c_from_b, b_from_a), points),
+        geometry.apply(c_from_b, geometry.apply(b_from_a, points)),
+    )
+
+
+def test_apply_takes_one_map_for_each_face():
+    maps = np.stack([random_map(5), random_map(6)])
+    points = np.random.default_rng(7).normal(size=(2, 98, 2))
+    both = geometry.apply(maps, points)
+    for i in range(2):
+        np.testing.assert_allclose(both[i], geometry.apply(maps[i], points[i]))

@@ -1,0 +1,100 @@
+"""The command line: what it refuses, and that every config runs."""
+
+import pathlib
+import shutil
+
+import pytest
+from test_train import ROOT, run, tiny
+
+from flm_jax.data import wflw
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode=trian"], "value should be one of <train|evaluate>"),
+        (["--config.batchsize=3"], "batchsize"),
+        (["--config.batch_size=many"], "many"),
+        (["--config.data.root=nowhere", "--config.data.drawn.train=0"], "wywu.github.io"),
+        (["--mode=evaluate"], "no checkpoint there; train first"),
+        (["--config.batch_size=7000"], "batch_size=7000 exceeds the"),
+    ],
+)
+def test_a_wrong_command_is_refused_with_one_message(faces_root, tmp_path, arguments, message):
+    code, output = run(*tiny(faces_root, tmp_path / "work"), *arguments)
+    assert code != 0
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_a_missing_config_is_refused():
+    import subprocess
+    import sys
+
+    process = subprocess.run(
+        [sys.executable, "launch.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert "--config" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_picture_ends_the_run_with_its_line(faces_root, tmp_path, workers):
+    root = tmp_path / "faces"
+    shutil.copytree(faces_root, root)
+    record = wflw.read_list(root, wflw.TRAIN_LIST)[0]
+    pathlib.Path(record.image_path).write_bytes(b"")
+    code, output = run(
+        *tiny(root, tmp_path / "work"),
+        f"--config.data.num_workers={workers}",
+        "--config.data.validation_fraction=0.1",
+    )
+    assert code == 1
+    assert f"{wflw.TRAIN_LIST}:1: {record.image_name}: the file is empty" in output
+    assert "Traceback" not in output
+
+
+def test_a_broken_line_ends_the_run_with_its_number(faces_root, tmp_path):
+    root = tmp_path / "faces"
+    shutil.copytree(faces_root, root)
+    path = root / wflw.TRAIN_LIST
+    lines = path.read_text().splitlines()
+    lines[4] = lines[4].replace(" ", "  x ", 1)
+    path.write_text("\n".join(lines) + "\n")
+    code, output = run(*tiny(root, tmp_path / "work"))
+    assert code == 1
+    assert f"error: {path}:5: 208 fields, expected 207" in output
+    assert "Traceback" not in output
+
+
+def test_every_config_is_launched_here():
+    tested = {"demo.py", "wflw_resnet50.py"}
+    configs = {path.name for path in (ROOT / "configs").glob("*.py")} - {"__init__.py"}
+    assert configs == tested
+
+
+def test_the_seeds_config_runs_a_step(faces_root, tmp_path):
+    """ResNet-50 as configured, at 32 px: one step, validation, checkpoint, evaluation."""
+    code, output = run(
+        "--config=configs/wflw_resnet50.py",
+        f"--workdir={tmp_path}",
+        f"--config.data.root={faces_root}",
+        "--config.data.image_size=32",
+        "--config.batch_size=32",
+        "--config.num_epochs=1",
+    )
+    assert code == 0, output
+    assert "epoch   1: training loss" in output
+    assert (tmp_path / "evaluation.json").exists()
+
+
+def test_the_demo_draws_its_faces(tmp_path):
+    code, output = run(
+        f"--workdir={tmp_path}",
+        *["--config.data.drawn.train=24", "--config.data.drawn.test=6", "--config.num_epochs=1"],
+        *["--config.batch_size=8", "--config.model.backbone.width=4"],
+    )
+    assert code == 0, output
+    assert len(wflw.read_list(tmp_path / "faces", wflw.TRAIN_LIST)) == 24
+    assert len(wflw.read_list(tmp_path / "faces", wflw.TEST_LIST)) == 6

@@ -1,0 +1,200 @@
+import functools
+import logging
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flm_jax import train_step as steps
+from flm_jax.errors import InputError
+from flm_jax.losses import make_face_loss
+from flm_jax.models.landmark_regressor import LandmarkRegressor
+from flm_jax.models.resnet import ResNet
+from flm_jax.train_state import TrainState, create_train_state
+
+SIZE = 32
+FACE_LOSS = make_face_loss("wing", reference_size=224, image_size=SIZE, width=5.0, curvature=0.5)
+ADAM = optax.adam(1e-3)
+
+
+def make_model(dtype=jnp.float32):
+    return LandmarkRegressor(
+        ResNet(stage_sizes=(1, 1), bottleneck=False, width=4, dtype=dtype, axis_name=steps.AXIS)
+    )
+
+
+def make_batch(size=16, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.normal(size=(size, SIZE, SIZE, 3)).astype(np.float32),
+        "landmarks": rng.uniform(0, SIZE, (size, 98, 2)).astype(np.float32),
+        "image_from_crop": rng.normal(size=(size, 2, 3)).astype(np.float32),
+        "index": np.arange(size, dtype=np.int32),
+        "mask": np.ones(size, np.float32),
+    }
+
+
+@functools.cache
+def make_state():
+    return create_train_state(make_model(), ADAM, jax.random.key(0), SIZE, steps.replicated())
+
+
+def fresh_state():
+    """A copy, for the step that takes its state's memory."""
+    return jax.tree.map(jnp.copy, make_state())
+
+
+def pmap_on(devices, function, out_axes, **settings):
+    return jax.pmap(
+        partial(function, **settings),
+        axis_name=steps.AXIS,
+        in_axes=(None, 0),
+        out_axes=out_axes,
+        devices=jax.devices()[:devices],
+    )
+
+
+def train(devices, state, batches, model):
+    step = pmap_on(
+        devices,
+        steps.train_step,
+        (None, None),
+        model=model,
+        optimizer=ADAM,
+        face_loss=FACE_LOSS,
+        schedule=optax.constant_schedule(1e-3),
+    )
+    losses = []
+    for batch in batches:
+        state, scalars = step(state, steps.split_over_devices(batch, devices))
+        losses.append(float(scalars["loss"]))
+    return state, losses
+
+
+def in_float64(tree):
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, np.float64 if leaf.dtype == np.float32 else leaf.dtype), tree
+    )
+
+
+def test_eight_devices_compute_what_one_does():
+    with jax.enable_x64(True):
+        model = make_model(jnp.float64)
+        state = in_float64(make_state())
+        # Unequal numbers of masked faces on the devices: means of means would show.
+        batches = [make_batch(seed=seed) for seed in range(5)]
+        for batch in batches:
+            batch["mask"][[0, 1, 5]] = 0
+        batches = [in_float64(batch) for batch in batches]
+        one, one_losses = train(1, state, batches, model)
+        eight, eight_losses = train(8, state, batches, model)
+    np.testing.assert_allclose(one_losses, eight_losses, rtol=0, atol=1e-8)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-8)
+    assert one.params["head"]["kernel"].dtype == np.float64
+    assert int(one.step) == 5
+
+
+def test_training_fits_a_batch():
+    schedule = optax.constant_schedule(0.03)
+    adam, model = optax.adam(schedule), make_model()
+    step = steps.pmap_train_step(model, adam, FACE_LOSS, schedule)
+    state = create_train_state(model, adam, jax.random.key(1), SIZE, steps.replicated())
+    batch = steps.split_over_devices(make_batch(), 8)
+    losses = []
+    for _ in range(30):
+        state, scalars = step(state, batch)
+        losses.append(float(scalars["loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+    assert float(scalars["learning_rate"]) == pytest.approx(0.03)
+
+
+def test_the_loss_is_the_mean_over_unmasked_faces():
+    batch = make_batch()
+    batch["mask"][3:] = 0
+    _, losses = train(8, make_state(), [batch], make_model())
+    model = LandmarkRegressor(ResNet(stage_sizes=(1, 1), bottleneck=False, width=4))
+    predictions, _ = model.apply(
+        make_state().variables, jnp.asarray(batch["image"]), train=True, mutable=["batch_stats"]
+    )
+    expected = FACE_LOSS(predictions, jnp.asarray(batch["landmarks"]))[:3].mean()
+    assert losses[0] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_predictions_of_all_devices_come_back_in_the_batch_order():
+    state, batch = make_state(), make_batch()
+    step = steps.pmap_eval_step(make_model(), FACE_LOSS)
+    output = step(state, steps.split_over_devices(batch, 8))
+    expected = make_model().apply(state.variables, jnp.asarray(batch["image"]), train=False)
+    assert output["landmarks"].shape == (8, 2, 98, 2)
+    np.testing.assert_allclose(
+        np.reshape(output["landmarks"], (16, 98, 2)), expected, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_array_equal(np.ravel(output["index"]), np.arange(16))
+    np.testing.assert_allclose(
+        np.ravel(output["loss"]), FACE_LOSS(expected, jnp.asarray(batch["landmarks"])), rtol=1e-4
+    )
+
+
+def test_a_second_step_does_not_compile_again():
+    step = steps.pmap_train_step(make_model(), ADAM, FACE_LOSS, optax.constant_schedule(1e-3))
+    state = fresh_state()
+    batch = steps.split_over_devices(make_batch(), 8)
+    state, _ = step(state, batch)
+    with jax.log_compiles(True), _captured_compilations() as compiled:
+        step(state, batch)
+    assert not compiled
+
+
+class _captured_compilations:  # noqa: N801 (a context manager)
+    def __enter__(self):
+        self.records = []
+        self.handler = logging.Handler()
+        self.handler.emit = lambda record: (
+            self.records.append(record.getMessage()) if "Compiling" in record.getMessage() else None
+        )
+        logging.getLogger("jax").addHandler(self.handler)
+        return self.records
+
+    def __exit__(self, *_):
+        logging.getLogger("jax").removeHandler(self.handler)
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_an_error():
+    steps.check_batch_size(64, 8)
+    with pytest.raises(InputError, match="batch_size=60 does not divide over 8 devices.*=64 does"):
+        steps.check_batch_size(60, 8)
+
+
+def test_the_train_step_lowers_for_tpu():
+    """What stands in for a run on a TPU: the mapped step is legal there."""
+    model = make_model()
+    step = partial(
+        steps.train_step,
+        model=model,
+        optimizer=ADAM,
+        face_loss=FACE_LOSS,
+        schedule=optax.constant_schedule(1e-3),
+    )
+    mapped = jax.jit(
+        jax.shard_map(
+            lambda state, batch: step(state, batch),
+            mesh=steps.replicated().mesh,
+            in_specs=(jax.P(), jax.P(steps.AXIS)),
+            out_specs=jax.P(),
+            check_vma=False,
+        )
+    )
+    exported = jax.export.export(mapped, platforms=["tpu"])(make_state(), make_batch())
+    assert exported.platforms == ("tpu",)
+    assert "all_reduce" in exported.mlir_module()
+
+
+def test_the_state_starts_the_same_from_the_same_key():
+    again = create_train_state(make_model(), ADAM, jax.random.key(0), SIZE)
+    assert isinstance(again, TrainState)
+    for x, y in zip(jax.tree.leaves(make_state()), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(x, y)

@@ -1,0 +1,182 @@
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flm_jax.data import wflw
+from flm_jax.errors import InputError
+
+
+def make_fields(name="a/face.jpg"):
+    points = np.random.default_rng(0).uniform(20, 80, (98, 2)).astype(np.float32)
+    flags = np.array([True, False, False, True, False, True])
+    box = np.array([10, 5, 90, 95], np.float32)
+    return wflw.format_line(points, box, flags, name).split()
+
+
+def write_list(root, lines, images=("a/face.jpg",)):
+    path = root / wflw.TRAIN_LIST
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    for image in images:
+        (root / wflw.IMAGES / image).parent.mkdir(parents=True, exist_ok=True)
+        (root / wflw.IMAGES / image).write_bytes(b"x")
+    return path
+
+
+def line_of(fields):
+    return " ".join(fields).encode()
+
+
+def test_a_written_line_reads_back(tmp_path):
+    fields = make_fields()
+    write_list(tmp_path, [line_of(fields), line_of(fields)])
+    first, second = wflw.read_list(tmp_path, wflw.TRAIN_LIST)
+    assert (first.line, second.line) == (1, 2)
+    assert first.image_path == str(tmp_path / wflw.IMAGES / "a/face.jpg")
+    np.testing.assert_allclose(
+        first.landmarks.ravel(), np.array(fields[:196], float), rtol=0, atol=1e-5
+    )
+    np.testing.assert_array_equal(first.box, [10, 5, 90, 95])
+    np.testing.assert_array_equal(first.attributes, [True, False, False, True, False, True])
+
+
+def broken(change):
+    fields = make_fields()
+    change(fields)
+    return line_of(fields)
+
+
+def set_field(index, value):
+    return lambda fields: fields.__setitem__(index, value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (broken(lambda fields: fields.pop()), "206 fields, expected 207"),
+        (broken(lambda fields: fields.append("x")), "208 fields, expected 207"),
+        (b"", "0 fields, expected 207"),
+        (broken(set_field(3, "nan")), "field 4 is 'nan', expected a finite number"),
+        (broken(set_field(195, "1e39")), "field 196 is '1e39', expected a finite number"),
+        (broken(set_field(7, "1,5")), "field 8 is '1,5', expected a finite number"),
+        (broken(set_field(198, "10")), "degenerate rectangle: xmin ymin xmax ymax = 10 5 10 95"),
+        (broken(set_field(199, "4")), "degenerate rectangle: xmin ymin xmax ymax = 10 5 90 4"),
+        (broken(set_field(202, "2")), "attributes are 1 0 2 1 0 1, expected six of 0 or 1"),
+        (broken(set_field(206, "/etc/passwd")), "/etc/passwd: an image's name must stay inside"),
+        (broken(set_field(206, "../b.jpg")), "../b.jpg: an image's name must stay inside"),
+        (broken(set_field(206, "a/other.jpg")), "a/other.jpg: no such picture under"),
+        (b"\xff\xfe", "not UTF-8 text"),
+    ],
+)
+def test_a_wrong_line_is_named_with_what_is_wrong(tmp_path, line, message):
+    path = write_list(tmp_path, [line_of(make_fields()), line, line_of(make_fields())])
+    with pytest.raises(wflw.ListError) as error:
+        wflw.read_list(tmp_path, wflw.TRAIN_LIST)
+    assert str(error.value).startswith(f"{path}:2: ")
+    assert message in str(error.value)
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 206),
+            st.one_of(
+                st.text(max_size=12), st.floats().map(str), st.sampled_from(["-1", "../x", "1e400"])
+            ),
+        ),
+        max_size=4,
+    ),
+    st.binary(max_size=8),
+)
+def test_any_line_gives_a_record_or_a_list_error(tmp_path, changes, tail):
+    fields = make_fields()
+    for index, value in changes:
+        fields[index] = value
+    path = write_list(tmp_path, [" ".join(fields).encode(errors="surrogatepass") + tail])
+    try:
+        records = wflw.read_list(tmp_path, wflw.TRAIN_LIST)
+    except wflw.ListError as error:
+        assert str(error).startswith(f"{path}:")
+        return
+    assert all(np.isfinite(record.landmarks).all() for record in records)
+
+
+def test_a_missing_root_says_where_wflw_comes_from(tmp_path):
+    with pytest.raises(InputError, match="no such folder") as error:
+        wflw.read_list(tmp_path / "nowhere", wflw.TRAIN_LIST)
+    for part in (str(tmp_path / "nowhere"), "wywu.github.io", wflw.IMAGES, "configs/demo.py"):
+        assert part in str(error.value)
+
+
+def test_a_missing_list_is_named(tmp_path):
+    with pytest.raises(InputError, match="list_98pt_rect_attr_test.txt: no such list"):
+        wflw.read_list(tmp_path, wflw.TEST_LIST)
+
+
+def test_an_empty_list_is_refused(tmp_path):
+    write_list(tmp_path, [])
+    with pytest.raises(InputError, match="the list is empty"):
+        wflw.read_list(tmp_path, wflw.TRAIN_LIST)
+
+
+def test_subset_lists_are_the_test_faces_of_their_attribute(faces_root, test_records):
+    for subset, attribute in zip(wflw.SUBSETS, range(6), strict=True):
+        found = wflw.read_subset(faces_root, subset, test_records)
+        expected = [record for record in test_records if record.attributes[attribute]]
+        assert [record.line for record in found] == [record.line for record in expected]
+
+
+def test_a_subset_face_beyond_the_test_list_is_an_error(faces_root, test_records):
+    chosen = next(i for i in range(6) if any(r.attributes[i] for r in test_records))
+    others = [record for record in test_records if not record.attributes[chosen]]
+    with pytest.raises(wflw.ListError, match="this face is not in the test list"):
+        wflw.read_subset(faces_root, wflw.SUBSETS[chosen], others)
+
+
+def test_split_keeps_every_image_on_one_side(train_records):
+    training, validation = wflw.split_by_image(train_records, 0.2, seed=1)
+    names = [{record.image_name for record in side} for side in (training, validation)]
+    assert not names[0] & names[1]
+    assert len(training) + len(validation) == len(train_records)
+    assert len(names[1]) == round(0.2 * len(names[0] | names[1]))
+    # The property is put to the test only if an image holds several faces.
+    assert len(names[0] | names[1]) < len(train_records)
+
+
+def test_split_depends_on_the_seed_alone(train_records):
+    def lines(seed):
+        return [record.line for record in wflw.split_by_image(train_records, 0.2, seed)[1]]
+
+    assert lines(1) == lines(1)
+    assert lines(1) != lines(2)
+
+
+def test_a_split_without_validation_faces_is_refused(train_records):
+    with pytest.raises(InputError, match="validation_fraction=0.0"):
+        wflw.split_by_image(train_records, 0.0, seed=0)
+
+
+def test_named_lines_are_dropped(train_records):
+    kept = wflw.drop_lines(train_records, (2, 5))
+    assert {record.line for record in train_records} - {record.line for record in kept} == {2, 5}
+
+
+def test_an_unknown_line_to_drop_is_an_error(train_records):
+    with pytest.raises(InputError, match=r"no line \[1000\]"):
+        wflw.drop_lines(train_records, (1000,))
+
+
+def test_labels_far_outside_of_their_rectangle_are_warned_of_once(tmp_path):
+    far = broken(set_field(0, "400"))
+    write_list(tmp_path, [line_of(make_fields()), far, far])
+    records = wflw.read_list(tmp_path, wflw.TRAIN_LIST)
+    with pytest.warns(UserWarning, match=r"on lines \[2, 3\]") as warned:
+        assert len(wflw.drop_lines(records, ())) == 3
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(wflw.drop_lines(records, (2, 3))) == 1
