@@ -32,5 +32,13 @@ def main(_: list[str]) -> None:
         sys.exit(f"error: {error}")
 
 
+def _parse_flags(arguments: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError, OSError) as error:
+        # What ml_collections raises for an unknown key and for a config that can't be read.
+        sys.exit(f"error: {error.args[0] if len(error.args) == 1 else error}")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)

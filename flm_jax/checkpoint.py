@@ -130,9 +130,13 @@ class Checkpoints:
         """The config that the checkpoint was trained with."""
         return self._restore(step, config=ocp.args.JsonRestore())["config"]
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
-        """Restores onto the devices, shapes and dtypes of `like` (arrays or their structs)."""
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    def restore(
+        self, step: int, shapes: TrainState, sharding: jax.sharding.Sharding
+    ) -> tuple[TrainState, Progress]:
+        """Restores what has the shapes and dtypes of `shapes`, placed as `sharding` says."""
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+        )
         items = self._restore(
             step, state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
         )

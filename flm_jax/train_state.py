@@ -34,6 +34,14 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def train_state_shapes(
+    model: nn.Module, optimizer: optax.GradientTransformation, image_size: int
+) -> TrainState:
+    """The shapes and dtypes of `create_train_state`'s leaves, without computing anything."""
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda: create_train_state(model, optimizer, key, image_size))
+
+
 def create_train_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,

@@ -160,13 +160,14 @@ def _show(axes, image) -> None:
 
 
 def main() -> None:
-    from flm_jax.data.drawn_head import HeadParameters, render_head
+    from flm_jax.data.drawing.parameters import HeadParameters
+    from flm_jax.data.drawing.render import render_head
 
     parser = argparse.ArgumentParser(description="Draws the layout of the 98 landmarks.")
     parser.add_argument("path", type=Path, help="the PNG to write")
     path = parser.parse_args().path
-    image, landmarks = render_head(HeadParameters(), 700)
-    draw_layout(path, image[..., :3], landmarks)
+    head = render_head(HeadParameters(), 700)
+    draw_layout(path, head.tile[..., :3], head.landmarks)
 
 
 if __name__ == "__main__":

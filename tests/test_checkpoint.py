@@ -39,7 +39,7 @@ def steps_in(workdir):
 def test_what_was_saved_comes_back_bit_for_bit(tmp_path):
     save(tmp_path, {3: 1.0})
     with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
-        state, progress = checkpoints.restore(3, make_state(99))
+        state, progress = checkpoints.restore(3, make_state(99), replicated())
         assert checkpoints.config(3) == {"step": 3}
     assert progress == Progress(7, 0.1 * 3)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(make_state(3)), strict=True):

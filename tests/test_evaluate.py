@@ -14,7 +14,6 @@ from flm_jax.predictor import predict_faces
 from flm_jax.train_state import TrainState, create_train_state
 from flm_jax.train_step import replicated
 
-
 NO_STATE = TrainState(step=0, params={}, batch_stats={}, opt_state=())
 
 

@@ -73,8 +73,16 @@ def test_every_module_has_its_tests():
     # Each of these is a part of the other's subject.
     together = {
         "errors": "experiment",
-        "drawn_head": "drawn_faces",
-        "drawn_scene": "drawn_faces",
+        "features": "drawn_faces",
+        "hair": "drawn_faces",
+        "layers": "drawn_faces",
+        "painter": "drawn_faces",
+        "parameters": "drawn_faces",
+        "picture": "drawn_faces",
+        "render": "drawn_faces",
+        "sampling": "drawn_faces",
+        "scene": "drawn_faces",
+        "surface": "drawn_faces",
         "landmark_regressor": "resnet",
         "train_state": "train_step",
         "predictor": "evaluate",

@@ -2,6 +2,8 @@
 
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 from test_train import ROOT, run, tiny
@@ -27,10 +29,14 @@ def test_a_wrong_command_is_refused_with_one_message(faces_root, tmp_path, argum
     assert "Traceback" not in output
 
 
-def test_a_missing_config_is_refused():
-    import subprocess
-    import sys
+def test_a_config_that_is_not_there_is_refused():
+    code, output = run(config="nowhere")
+    assert code == 1
+    assert "configs/nowhere.py" in output
+    assert "Traceback" not in output
 
+
+def test_a_missing_config_is_refused():
     process = subprocess.run(
         [sys.executable, "launch.py"], cwd=ROOT, capture_output=True, text=True
     )
@@ -77,12 +83,12 @@ def test_every_config_is_launched_here():
 def test_the_seeds_config_runs_a_step(faces_root, tmp_path):
     """ResNet-50 as configured, at 32 px: one step, validation, checkpoint, evaluation."""
     code, output = run(
-        "--config=configs/wflw_resnet50.py",
         f"--workdir={tmp_path}",
         f"--config.data.root={faces_root}",
         "--config.data.image_size=32",
         "--config.batch_size=32",
         "--config.num_epochs=1",
+        config="wflw_resnet50",
     )
     assert code == 0, output
     assert "epoch   1: training loss" in output
@@ -93,7 +99,8 @@ def test_the_demo_draws_its_faces(tmp_path):
     code, output = run(
         f"--workdir={tmp_path}",
         *["--config.data.drawn.train=24", "--config.data.drawn.test=6", "--config.num_epochs=1"],
-        *["--config.batch_size=8", "--config.model.backbone.width=4"],
+        *["--config.batch_size=8", "--config.data.image_size=32"],
+        *["--config.model.backbone.width=4", "--config.model.backbone.stage_sizes=(1,1)"],
     )
     assert code == 0, output
     assert len(wflw.read_list(tmp_path / "faces", wflw.TRAIN_LIST)) == 24

@@ -27,13 +27,9 @@ TINY = [
 ]
 
 
-def command(*arguments):
-    return [sys.executable, "launch.py", "--config=configs/demo.py", *arguments]
-
-
-def start(*arguments):
+def start(*arguments, config="demo"):
     return subprocess.Popen(
-        command(*arguments),
+        [sys.executable, "launch.py", f"--config=configs/{config}.py", *arguments],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
@@ -42,8 +38,8 @@ def start(*arguments):
     )
 
 
-def run(*arguments):
-    process = start(*arguments)
+def run(*arguments, config="demo"):
+    process = start(*arguments, config=config)
     output, _ = process.communicate(timeout=300)
     return process.returncode, output
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from flm_jax.checkpoint import Checkpoints
 from flm_jax.data import transforms, wflw
 from flm_jax.losses import wing_loss
 from flm_jax.predictor import predict_faces
-from flm_jax.train_state import create_train_state
+from flm_jax.train_state import TrainState, train_state_shapes
 from flm_jax.train_step import pmap_eval_step, replicated
 
 # The crop and the loss that the reported `loss` is always taken in, whatever trained the network.
@@ -37,9 +36,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
         InputError: the config, the data or the work folder can't be used.
     """
     experiment.check(config)
+    step, state = _restore(config, workdir)
     splits = experiment.read_splits(config, workdir)
     records = experiment.select_split(config, workdir, splits)
-    step, predictions = _predict(config, workdir, records)
+    eval_step = pmap_eval_step(experiment.build_model(config), experiment.build_face_loss(config))
+    predictions = predict_faces(
+        eval_step, state, experiment.evaluation_batches(config, records), len(records)
+    ).landmarks
     targets = np.stack([record.landmarks for record in records])
     boxes = np.stack([record.box for record in records])
     training = splits.training + splits.validation
@@ -107,26 +110,18 @@ def format_table(figures: dict[str, Any]) -> str:
 _COLUMNS = ("loss", "nme", "fr10", "auc10")
 
 
-def _predict(config, workdir, records):
-    """The step of the weights and their landmarks f32[n, 98, 2] in image pixels."""
-    model, face_loss = experiment.build_model(config), experiment.build_face_loss(config)
+def _restore(config: ConfigDict, workdir: Path) -> tuple[int, TrainState]:
+    """The checkpoint that `evaluate.checkpoint` names, and its step."""
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         step = checkpoints.find(str(config.evaluate.checkpoint))
         old = checkpoints.config(step)
         experiment.check_evaluation(old, config, workdir)
         # The optimiser's state is part of the checkpoint, so it comes along.
         optimizer, _ = experiment.build_optimizer(ConfigDict(old), num_steps=1)
-        state = create_train_state(
-            model, optimizer, jax.random.key(0), config.data.image_size, replicated()
-        )
-        state, _ = checkpoints.restore(step, state)
-    predictions = predict_faces(
-        pmap_eval_step(model, face_loss),
-        state,
-        experiment.evaluation_batches(config, records),
-        len(records),
-    )
-    return step, predictions.landmarks
+        model = experiment.build_model(config)
+        shapes = train_state_shapes(model, optimizer, config.data.image_size)
+        state, _ = checkpoints.restore(step, shapes, replicated())
+    return step, state
 
 
 def _write(config, workdir, records, predictions, targets, figures):

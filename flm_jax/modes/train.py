@@ -20,7 +20,7 @@ from flm_jax.data import input_pipeline
 from flm_jax.metrics_writer import MetricsWriter, read_metrics
 from flm_jax.modes import evaluate
 from flm_jax.predictor import predict_faces
-from flm_jax.train_state import TrainState, create_train_state
+from flm_jax.train_state import TrainState, create_train_state, train_state_shapes
 from flm_jax.train_step import (
     pmap_eval_step,
     pmap_train_step,
@@ -121,11 +121,12 @@ def _train(
 def _initial_state(config, splits, model, optimizer, checkpoints) -> tuple[TrainState, Progress]:
     """The last checkpoint, or the state before the first step."""
     progress = Progress(fingerprint=input_pipeline.fingerprint(splits.training))
-    key = jax.random.key(config.seed)
-    state = create_train_state(model, optimizer, key, config.data.image_size, replicated())
+    size = config.data.image_size
     if (last := checkpoints.last_step()) is None:
-        return state, progress
-    state, saved = checkpoints.restore(last, state)
+        key = jax.random.key(config.seed)
+        return create_train_state(model, optimizer, key, size, replicated()), progress
+    shapes = train_state_shapes(model, optimizer, size)
+    state, saved = checkpoints.restore(last, shapes, replicated())
     if saved.fingerprint != progress.fingerprint:
         raise experiment.InputError(
             "the training faces are not those of the checkpoint: the list has changed, and with "

@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from flm_jax.data.drawn_head import Head, Light, spline
+from flm_jax.data.drawing.painter import spline
+from flm_jax.data.drawing.parameters import Light
+from flm_jax.data.drawing.render import Head
 
 _SHIFT = 4  # fractional bits of the points that OpenCV draws
 

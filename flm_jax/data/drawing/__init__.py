@@ -1,0 +1,1 @@
+"""Draws pictures of faces whose landmarks are known, from parameters to pixels."""

@@ -1,0 +1,116 @@
+"""What a head is drawn from: its light, shape, pose, expression, colours and covers."""
+
+import dataclasses
+
+Number = float | int
+Colour = tuple[Number, Number, Number]  # RGB in [0, 255]
+
+
+@dataclasses.dataclass(frozen=True)
+class Light:
+    """A lamp far away and light from everywhere. The direction points to the lamp."""
+
+    direction: tuple[Number, Number, Number] = (0.0, -0.45, 1.0)
+    ambient: Number = 0.5
+    diffuse: Number = 0.62
+    colour: Colour = (255.0, 255.0, 255.0)
+    exposure: Number = 1.0
+
+    @property
+    def unusual(self) -> bool:
+        """Too dark, too bright, hard from the side, or coloured."""
+        hard = self.ambient < 0.3 and abs(self.direction[0]) > abs(self.direction[2])
+        coloured = max(self.colour) - min(self.colour) > 50
+        return bool(hard or coloured or not 0.6 <= self.exposure <= 1.4)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadParameters:
+    """Everything that a head is drawn from. The default is neutral, frontal and symmetric.
+
+    Angles are degrees. Yaw > 0 turns the nose to the image's right, pitch > 0 lifts the nose, and
+    roll > 0 turns the head clockwise. Lengths are half head widths. Expressions are 0 at rest.
+    """
+
+    yaw: Number = 0.0
+    pitch: Number = 0.0
+    roll: Number = 0.0
+
+    crown: Number = 1.5
+    chin: Number = 1.48
+    jaw: Number = 2.1  # exponent of the outline below the eyes: 2 is an ellipse, more is squarer
+    eye_x: Number = 0.42
+    eye_width: Number = 0.225
+    eye_height: Number = 0.105
+    eye_tilt: Number = 0.0
+    brow_y: Number = -0.3
+    brow_arch: Number = 0.07
+    brow_thickness: Number = 0.09
+    nose_length: Number = 0.6
+    nose_width: Number = 0.2
+    nose_height: Number = 0.36
+    mouth_y: Number = 0.98
+    mouth_width: Number = 0.36
+    lip: Number = 0.1
+    wobble: tuple[Number, ...] = (0.0, 0.0, 0.0, 0.0)  # eye, brow, mouth and jaw asymmetry
+
+    mouth_open: Number = 0.0
+    smile: Number = 0.0  # negative: corners down
+    pucker: Number = 0.0
+    eyes_open: Number = 1.0
+    brow_raise: Number = 0.0
+    frown: Number = 0.0
+    gaze: tuple[Number, Number] = (0.0, 0.0)  # right and down, -1 to 1
+
+    skin: Colour = (226.0, 178.0, 150.0)
+    lip_colour: Colour = (190.0, 100.0, 95.0)
+    iris: Colour = (96.0, 66.0, 40.0)
+    hair_colour: Colour = (70.0, 48.0, 34.0)
+    brow_strength: Number = 0.85
+    hair: str = "short"  # bald, ring, short, fringe, long
+    hairline: Number = -0.85
+    part: Number = 0.0  # the hair is swept: lower on the right where positive
+    hair_thickness: Number = 0.14
+    hair_length: Number = 1.9
+    beard: Number = 0.0  # 0 none, about 0.3 a shadow, 0.9 full
+    blush: Number = 0.0
+    eye_shadow: Number = 0.0
+    shadow_colour: Colour = (90.0, 60.0, 130.0)
+    lipstick: bool = False
+    glasses: str = "none"  # none, frame, dark
+    scarf: Number = 0.0  # 1 covers everything below the nose's tip
+    scarf_colour: Colour = (90.0, 120.0, 160.0)
+    texture: Number = 0.0  # strength of skin and hair noise
+    freckles: int = 0
+    seed: int = 0  # of the noise
+
+    light: Light = Light()
+
+    @property
+    def large_pose(self) -> bool:
+        return bool(abs(self.yaw) > 38 or abs(self.pitch) > 26 or abs(self.roll) > 32)
+
+    @property
+    def strong_expression(self) -> bool:
+        return bool(
+            self.mouth_open > 0.4
+            or abs(self.smile) > 0.8
+            or self.eyes_open < 0.3
+            or self.pucker > 0.7
+        )
+
+    @property
+    def made_up(self) -> bool:
+        return bool(self.lipstick or self.eye_shadow > 0.3)
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    """A colour made darker, or brighter up to white."""
+    red, green, blue = (min(255.0, c * factor) for c in colour)
+    return red, green, blue
+
+
+def mix(a: Colour, b: Colour, share: float) -> Colour:
+    """A colour between two: a where the share is 0, b where it is 1."""
+    red, green, blue = ((1 - share) * x + share * y for x, y in zip(a, b, strict=True))
+    return red, green, blue
