@@ -30,14 +30,20 @@ def main(_: list[str]) -> None:
         mode.run(_CONFIG.value, workdir)
     except InputError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # Training's loop handles its own, with a checkpoint.
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
-        return app.parse_flags_with_usage(arguments)
+        rest = app.parse_flags_with_usage(arguments)
+        _ = _CONFIG.value  # A config that can't be read says so only when it is asked for.
+        return rest
     except (AttributeError, KeyError, OSError) as error:
-        # What ml_collections raises for an unknown key and for a config that can't be read.
-        sys.exit(f"error: {error.args[0] if len(error.args) == 1 else error}")
+        # ml_collections wraps an unknown key's message in the quotes of two exceptions.
+        text = str(error.args[0]).replace("\\n", "\n").replace("\\'", "'").strip("'\"")
+        sys.exit(f"error: --config: {text}")
 
 
 if __name__ == "__main__":

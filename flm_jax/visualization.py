@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib.figure
 import matplotlib.lines
+import matplotlib.ticker
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
@@ -108,17 +109,18 @@ def draw_layout(path: Path, image: UInt8[ndarray, "h w 3"], landmarks: Float[nda
     axes.set_axis_off()
     _show(axes, image)
     draw_landmarks(axes, landmarks, size=5)
-    # A number stands on the far side of its point, seen from the middle of its part.
     for part in PARTS:
         points = landmarks[list(part.indices)]
-        middle = landmarks[16:17] - [0, 0.6 * height] if part.group == "contour" else points
+        # A number stands away from the middle of its part; inside of the mouth, towards it.
+        middle = landmarks[51:55] if part.group == "contour" else points
+        side = -1 if part.indices[0] == 88 else 1
         for index, point in zip(part.indices, points, strict=True):
-            away = point - middle.mean(axis=0)
-            away = away / max(np.linalg.norm(away), 1e-6) if len(points) > 1 else np.array([0, -1])
+            away = side * (point - middle.mean(axis=0))
+            away = away / np.linalg.norm(away) if len(points) > 1 else np.array([0, -1])
             axes.annotate(
                 str(index),
                 point,
-                xytext=(9 * away[0], -9 * away[1]),
+                xytext=(11 * away[0], -11 * away[1]),
                 textcoords="offset points",
                 ha="center",
                 va="center",
@@ -146,7 +148,10 @@ def draw_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
         axes.plot(numbers, values, color=colour, marker=marker, label=name.replace("_", " "))
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss (mean over coordinates)")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")  # The first epochs would flatten the rest.
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.grid(alpha=0.25)
     axes.legend()
     figure.savefig(path)
@@ -166,8 +171,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draws the layout of the 98 landmarks.")
     parser.add_argument("path", type=Path, help="the PNG to write")
     path = parser.parse_args().path
-    head = render_head(HeadParameters(), 700)
-    draw_layout(path, head.tile[..., :3], head.landmarks)
+    head = render_head(HeadParameters(mouth_open=0.55, texture=0.3), 640)
+    colour, alpha = head.tile[..., :3], head.tile[..., 3:]
+    image = (colour + (1 - alpha / 255) * 226).astype(np.uint8)
+    # From the brows down, with some room: the rest of the head has no landmarks.
+    low = np.maximum(head.landmarks.min(axis=0) - 70, 0).astype(int)
+    high = (head.landmarks.max(axis=0) + 70).astype(int)
+    draw_layout(path, image[low[1] : high[1], low[0] : high[0]], head.landmarks - low)
 
 
 if __name__ == "__main__":
