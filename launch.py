@@ -38,12 +38,14 @@ def main(_: list[str]) -> None:
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
         rest = app.parse_flags_with_usage(arguments)
-        _ = _CONFIG.value  # A config that can't be read says so only when it is asked for.
+        _CONFIG.value.items()  # A config that can't be read says so only when it is used.
         return rest
-    except (AttributeError, KeyError, OSError) as error:
-        # ml_collections wraps an unknown key's message in the quotes of two exceptions.
-        text = str(error.args[0]).replace("\\n", "\n").replace("\\'", "'").strip("'\"")
-        sys.exit(f"error: --config: {text}")
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    except (AttributeError, KeyError) as error:
+        # ml_collections wraps its message in the quotes of two exceptions.
+        text = str(error.args[0]).replace("\\n", ". ").replace("'", "").strip('"')
+        sys.exit(f"error: no such key in the config: {text}")
 
 
 if __name__ == "__main__":
