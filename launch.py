@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import re
 import sys
 
 from absl import app, flags, logging
@@ -44,7 +45,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
         sys.exit(f"error: {error}")
     except (AttributeError, KeyError) as error:
         # ml_collections wraps its message in the quotes of two exceptions.
-        text = str(error.args[0]).replace("\\n", ". ").replace("'", "").strip('"')
+        text = re.sub(r"\\n", ". ", re.sub(r"[\\]*'", "", str(error.args[0]))).strip('"')
         sys.exit(f"error: no such key in the config: {text}")
 
 
