@@ -12,6 +12,10 @@ from flm_jax.models.resnet import ResNet
 # torch.nn.Linear's initialisation: uniform in +-1 / sqrt(inputs).
 _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+# The head counts in pixels of a crop of this size, whatever the size of its input, so that a
+# learning rate means the same at all of them.
+_HEAD_SIZE = 224
+
 
 class LandmarkRegressor(nn.Module):
     """ResNet features -> 98 landmarks by one dense layer. `LandmarkRegressor()` has ResNet-50.
@@ -29,4 +33,5 @@ class LandmarkRegressor(nn.Module):
         # Rounding to bfloat16 would cost half a pixel at 224, so the last layer computes in full.
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
         coordinates = nn.Dense(2 * NUM_LANDMARKS, kernel_init=_kernel_init, name="head")(features)
+        coordinates *= images.shape[1] / _HEAD_SIZE
         return coordinates.reshape(-1, NUM_LANDMARKS, 2)
