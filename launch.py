@@ -26,8 +26,8 @@ def main(_: list[str]) -> None:
 
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
-    mode = importlib.import_module(f"flm_jax.modes.{_MODE.value}")
     try:
+        mode = importlib.import_module(f"flm_jax.modes.{_MODE.value}")
         mode.run(_CONFIG.value, workdir)
     except InputError as error:
         sys.exit(f"error: {error}")
@@ -43,6 +43,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
         return rest
     except OSError as error:
         sys.exit(f"error: {error}")
+    except (SyntaxError, TypeError, ValueError) as error:
+        sys.exit(f"error: a value of the config can't be read: {error}")
     except (AttributeError, KeyError) as error:
         # ml_collections wraps its message in the quotes of two exceptions.
         text = re.sub(r"\\n", ". ", re.sub(r"[\\]*'", "", str(error.args[0]))).strip('"')

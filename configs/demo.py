@@ -1,6 +1,6 @@
 """A small ResNet on faces that the program draws itself.
 
-    python launch.py --config configs/demo.py
+python launch.py --config configs/demo.py
 """
 
 from ml_collections import ConfigDict
@@ -25,6 +25,6 @@ def get_config() -> ConfigDict:
     config.model.backbone.width = 32
 
     config.schedule = ConfigDict(
-        {"name": "cosine", "learning_rate": 1e-2, "warmup": 0.05, "final": 0.0}
+        {"name": "cosine", "learning_rate": 2e-2, "warmup": 0.05, "final": 0.0}
     )
     return config

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from flm_jax.train_state import TrainState
 _METRIC = "validation_loss"
 
 
-def _loss(metrics: dict[str, float]) -> float:
-    return metrics[_METRIC]
+def _loss(metrics: dict[str, float] | None) -> float:
+    return math.inf if metrics is None else metrics[_METRIC]
 
 
 def _no_checkpoint(folder: Path) -> str:
@@ -57,6 +58,10 @@ class Checkpoints:
         self._folder = workdir.absolute() / "checkpoints"
         if read_only and not self._folder.is_dir():
             raise InputError(_no_checkpoint(self._folder))
+        if not read_only and jax.process_index() == 0:
+            # A killed save's. Orbax's own cleaning runs in a thread that outlives an early exit.
+            for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover)
         # best_fn alone would keep the best and not the last, which an interrupted run needs.
         policy = preservation_policy.AnyPreservationPolicy(
             [
@@ -71,7 +76,7 @@ class Checkpoints:
                 best_fn=_loss,
                 best_mode="min",
                 read_only=read_only,
-                cleanup_tmp_directories=not read_only,
+                create=not read_only,
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -88,6 +93,8 @@ class Checkpoints:
         validation_loss: float = math.inf,
     ) -> None:
         """Saves the state under its step. Without a validation loss it is worse than any other."""
+        if not math.isfinite(validation_loss):
+            validation_loss = math.inf  # NaN would compare as the best.
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -150,4 +157,11 @@ class Checkpoints:
         self._manager.close()
 
     def _restore(self, step, **items):
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self._folder / str(step)}: the checkpoint is damaged or not of this network "
+                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+                "remove that folder to use the one before it"
+            ) from error

@@ -7,12 +7,12 @@ the function that it configures, so an unknown or missing one is an error that n
 import json
 import os
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 from numpy import ndarray
@@ -30,6 +30,20 @@ _SECTIONS = {
     "log": "every_steps",
     "checkpoint": "every_steps keep_last keep_best",
     "evaluate": "split checkpoint",
+}
+
+_LEAST = {
+    "batch_size": 1,
+    "num_epochs": 1,
+    "seed": 0,
+    "data.image_size": 32,
+    "data.num_workers": 0,
+    "data.num_threads": 1,
+    "model.backbone.width": 1,
+    "log.every_steps": 1,
+    "checkpoint.every_steps": 1,
+    "checkpoint.keep_last": 1,
+    "checkpoint.keep_best": 1,
 }
 
 # What may change when a run continues, and all that must not when its weights are evaluated.
@@ -70,10 +84,29 @@ def check(config: ConfigDict) -> None:
             f"model.pretrained={config.model.pretrained}: starting from given weights is not "
             "available; leave it ''"
         )
-    for key, least in (("batch_size", 1), ("num_epochs", 1), ("data.image_size", 32)):
-        if _flat(config.to_dict())[key] < least:
-            raise InputError(f"{key}={_flat(config.to_dict())[key]}: expected at least {least}")
+    values = _flat(config.to_dict())
+    for key, least in _LEAST.items():
+        if values.get(key, least) < least:
+            raise InputError(f"{key}={values[key]}: expected at least {least}")
+    if not 0 < config.data.validation_fraction < 1:
+        raise InputError(
+            f"data.validation_fraction={config.data.validation_fraction}: expected a share of the "
+            "training images between 0 and 1"
+        )
+    which = str(config.evaluate.checkpoint)
+    if which not in ("best", "last") and not which.isdecimal():
+        raise InputError(f"evaluate.checkpoint={which}: expected best, last or a step")
+    check_keywords("data.drawn", drawn_faces.draw_dataset, "", **config.data.drawn)
+    check_keywords("data.crop", transforms.crop_from_image, None, None, **config.data.crop)
     train_step.check_batch_size(config.batch_size, jax.device_count())
+
+
+def make_workdir(workdir: Path) -> None:
+    """Makes the work folder; InputError where that is impossible."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: can't be made: {error.strerror}") from None
 
 
 def read_splits(config: ConfigDict, workdir: Path) -> Splits:
@@ -81,7 +114,7 @@ def read_splits(config: ConfigDict, workdir: Path) -> Splits:
     data = config.data
     root = Path(data.root) if data.root else workdir / "faces"
     if data.drawn.train:
-        _call("data.drawn", drawn_faces.draw_dataset, root, **data.drawn)
+        drawn_faces.draw_dataset(root, **data.drawn)
     train_list = wflw.drop_lines(wflw.read_list(root, wflw.TRAIN_LIST), data.drop_lines)
     training, validation = wflw.split_by_image(train_list, data.validation_fraction, config.seed)
     return Splits(training, validation, wflw.read_list(root, wflw.TEST_LIST))
@@ -116,30 +149,35 @@ def training_batches(
     config: ConfigDict, records: Sequence[wflw.Record], start: int
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches from step `start` on."""
-    return _batches(config, training_order(config, len(records)), records, start)
+    order = training_order(config, len(records))
+    return _batches(config, order, records, start, config.data.num_workers)
 
 
 def evaluation_batches(
     config: ConfigDict, records: Sequence[wflw.Record]
 ) -> Generator[dict[str, ndarray]]:
-    """This process's batches of every face once."""
+    """This process's batches of every face once, read by threads of this process.
+
+    Starting worker processes takes seconds, at every epoch's validation.
+    """
     order = input_pipeline.EvaluationOrder(
         len(records), config.batch_size, jax.process_index(), jax.process_count()
     )
-    return _batches(config, order, records, 0)
+    return _batches(config, order, records, 0, 0)
 
 
-def _batches(config, order, records, start):
+def _batches(config, order, records, start, num_workers):
     data = config.data
-    check_keywords(
-        "data.crop", transforms.crop_from_image, records[0].box, data.image_size, **data.crop
-    )
+    for record in records:
+        crop = transforms.crop_from_image(record.box, data.image_size, **data.crop)
+        if crop[0, 0] <= 0 or crop[1, 1] <= 0 or not np.isfinite(crop).all():
+            raise InputError(f"{record.place}: data.crop={data.crop.to_dict()} leaves no crop")
     return input_pipeline.batches(
         order,
         records,
         image_size=data.image_size,
         crop=data.crop.to_dict(),
-        num_workers=data.num_workers,
+        num_workers=num_workers,
         num_threads=data.num_threads,
         start=start,
     )
@@ -147,32 +185,26 @@ def _batches(config, order, records, start):
 
 def build_model(config: ConfigDict) -> LandmarkRegressor:
     """The network, with batch norm over all devices."""
+    dtype = jnp.dtype(config.model.dtype)
+    backbone = config.model.backbone
     return LandmarkRegressor(
-        _call(
-            "model.backbone",
-            ResNet,
-            dtype=jnp.dtype(config.model.dtype),
-            axis_name=train_step.AXIS,
-            **config.model.backbone,
-        )
+        _call("model.backbone", ResNet, backbone, dtype=dtype, axis_name=train_step.AXIS)
     )
 
 
 def build_face_loss(config: ConfigDict) -> losses.FaceLoss:
     """The training loss."""
-    return _call(
-        "loss", partial(losses.make_face_loss, image_size=config.data.image_size), **config.loss
-    )
+    return _call("loss", losses.make_face_loss, config.loss, image_size=config.data.image_size)
 
 
-def build_optimizer(
-    config: ConfigDict, num_steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser and the learning rate that it follows."""
-    make_schedule = partial(optimizer.make_schedule, num_steps=num_steps)
-    schedule = _call("schedule", make_schedule, **config.schedule)
-    make_optimizer = partial(optimizer.make_optimizer, schedule=schedule)
-    return _call("optimizer", make_optimizer, **config.optimizer), schedule
+def build_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
+    """The learning rate of every step of a training of `num_steps`."""
+    return _call("schedule", optimizer.make_schedule, config.schedule, num_steps=num_steps)
+
+
+def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser that follows the schedule."""
+    return _call("optimizer", optimizer.make_optimizer, config.optimizer, schedule=schedule)
 
 
 def check_restart(old: dict[str, Any], config: ConfigDict, workdir: Path) -> None:
@@ -239,6 +271,9 @@ def _flat(tree, prefix=""):
     return flat
 
 
-def _call(section, function, *args, **keywords):
-    check_keywords(section, function, *args, **keywords)
-    return function(*args, **keywords)
+def _call(section, function, settings, **bound):
+    """Calls with the section's settings as keywords; they may not set what the caller does."""
+    if clash := sorted(set(settings) & set(bound)):
+        raise InputError(f"config.{section} has unknown keys {clash}")
+    check_keywords(section, function, **settings, **bound)
+    return function(**settings, **bound)

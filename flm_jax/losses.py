@@ -60,6 +60,9 @@ def make_face_loss(
     if name not in losses:
         raise InputError(f"loss.name={name}: expected one of {', '.join(losses)}")
     check_keywords("loss", losses[name], 0, 0, **hyperparameters)
+    for key, value in {"reference_size": reference_size, **hyperparameters}.items():
+        if not value > 0:
+            raise InputError(f"loss.{key}={value}: expected a positive number")
     elementwise = partial(losses[name], **hyperparameters)
     scale = reference_size / image_size
 

@@ -23,7 +23,7 @@ def nme(
 
 def failure_rate(errors: Float[ndarray, " n"], threshold: float = 0.10) -> float:
     """The share of faces whose error is strictly above the threshold."""
-    return float((errors > threshold).mean())
+    return float(1 - (errors <= threshold).mean())  # NaN is a failure.
 
 
 def auc(errors: Float[ndarray, " n"], threshold: float = 0.10) -> float:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import tensorboardX
 
+from flm_jax.errors import InputError
+
 _LOG = "metrics.jsonl"
 
 
@@ -47,8 +49,8 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except json.JSONDecodeError as error:
             # A killed run may leave its last line unfinished.
             if number < len(lines):
-                raise
+                raise InputError(f"{path}:{number}: no JSON ({error}); mend or remove it") from None
     return rows

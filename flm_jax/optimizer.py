@@ -26,6 +26,9 @@ def make_schedule(name: str, *, learning_rate: float, num_steps: int, **settings
     if name not in schedules:
         raise InputError(f"schedule.name={name}: expected one of {', '.join(schedules)}")
     check_keywords("schedule", schedules[name], learning_rate, num_steps, **settings)
+    warmup = settings.get("warmup", 0.0)
+    if not 0 <= warmup < 1:
+        raise InputError(f"schedule.warmup={warmup}: expected a share of the training in [0, 1)")
     return schedules[name](learning_rate, num_steps, **settings)
 
 

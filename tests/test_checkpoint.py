@@ -1,4 +1,6 @@
 import contextlib
+import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +66,41 @@ def test_a_checkpoint_without_validation_is_never_the_best(tmp_path):
     with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
         assert checkpoints.find("best") == 10
         assert checkpoints.find("last") == 30
+
+
+def test_a_validation_loss_of_nan_does_not_replace_the_best(tmp_path):
+    save(tmp_path, {10: 5.0, 20: 2.0, 30: math.nan, 40: math.nan})
+    assert steps_in(tmp_path) == [20, 40]
+    with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+        assert checkpoints.find("best") == 20
+
+
+@pytest.mark.parametrize("part", ["state", "config", "progress"])
+def test_a_checkpoint_that_lacks_a_part_is_named(tmp_path, part):
+    save(tmp_path, {10: 5.0})
+    shutil.rmtree(tmp_path / "checkpoints" / "10" / part)
+    with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+        with pytest.raises(InputError, match=r"checkpoints/10: the checkpoint is damaged"):
+            checkpoints.config(10)
+            checkpoints.restore(10, make_state(0), replicated())
+
+
+def test_a_checkpoint_that_lacks_its_metrics_is_not_the_best(tmp_path):
+    save(tmp_path, {10: 5.0, 20: 1.0})
+    save(tmp_path, {30: 7.0})
+    shutil.rmtree(tmp_path / "checkpoints" / "20" / "metrics")
+    with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+        assert checkpoints.find("best") == 30
+
+
+def test_what_a_killed_save_left_is_removed(tmp_path):
+    save(tmp_path, {10: 5.0})
+    litter = tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp"
+    litter.mkdir()
+    with contextlib.closing(Checkpoints(tmp_path, read_only=True)):
+        assert litter.exists()
+    with contextlib.closing(Checkpoints(tmp_path)):
+        assert not litter.exists()
 
 
 def test_without_any_validation_the_newest_is_the_best(tmp_path):

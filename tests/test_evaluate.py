@@ -34,7 +34,7 @@ def evaluated(tmp_path_factory, faces_root):
     workdir = tmp_path_factory.mktemp("work")
     config = make_config(faces_root)
     model = experiment.build_model(config)
-    optimizer, _ = experiment.build_optimizer(config, 10)
+    optimizer = experiment.build_optimizer(config, lambda step: 1e-3)
     state = create_train_state(model, optimizer, jax.random.key(0), 32, replicated())
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         checkpoints.save(state, Progress(0), experiment.as_json(config), 1.0)

@@ -35,6 +35,11 @@ def change(config, key, value):
         ("batch_size", 60, "batch_size=60 does not divide over 8 devices"),
         ("num_epochs", 0, "num_epochs=0: expected at least 1"),
         ("data.image_size", 8, "data.image_size=8: expected at least 32"),
+        ("data.num_workers", -1, "data.num_workers=-1: expected at least 0"),
+        ("log.every_steps", 0, "log.every_steps=0: expected at least 1"),
+        ("checkpoint.keep_last", 0, "checkpoint.keep_last=0: expected at least 1"),
+        ("data.validation_fraction", -0.2, "data.validation_fraction=-0.2: expected a share"),
+        ("evaluate.checkpoint", "bset", "evaluate.checkpoint=bset: expected best, last or a step"),
     ],
 )
 def test_a_wrong_setting_is_named(config, key, value, message):
@@ -54,14 +59,50 @@ def test_a_missing_key_is_named(config):
     [
         ("model.backbone.widht", experiment.build_model),
         ("loss.widht", experiment.build_face_loss),
-        ("optimizer.widht", lambda config: experiment.build_optimizer(config, 10)),
-        ("schedule.widht", lambda config: experiment.build_optimizer(config, 10)),
+        ("optimizer.widht", lambda config: experiment.build_optimizer(config, lambda step: 1.0)),
+        ("schedule.widht", lambda config: experiment.build_schedule(config, 10)),
+        ("data.drawn.widht", experiment.check),
+        ("data.crop.widht", experiment.check),
     ],
 )
 def test_an_unknown_key_of_a_section_is_named(config, key, build):
     section = key.removesuffix(".widht")
     with pytest.raises(InputError, match=rf"config\.{section}: .*'widht'"):
         build(change(config, key, 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "build"),
+    [
+        ("loss.image_size", experiment.build_face_loss),
+        ("schedule.num_steps", lambda config: experiment.build_schedule(config, 10)),
+        ("optimizer.schedule", lambda config: experiment.build_optimizer(config, lambda step: 1.0)),
+        ("model.backbone.axis_name", experiment.build_model),
+    ],
+)
+def test_a_section_can_not_set_what_the_program_does(config, key, build):
+    section, _, name = key.rpartition(".")
+    with pytest.raises(InputError, match=rf"config\.{section} has unknown keys \['{name}'\]"):
+        build(change(config, key, 3))
+
+
+def test_the_reader_gets_the_settings_of_the_config(config, train_records, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        experiment.input_pipeline, "batches", lambda *_, **settings: seen.append(settings)
+    )
+    config = change(config, "data.num_workers", 3)
+    config.batch_size = 8
+    experiment.training_batches(config, train_records, 5)
+    experiment.evaluation_batches(config, train_records)
+    assert [(each["num_workers"], each["start"]) for each in seen] == [(3, 5), (0, 0)]
+
+
+def test_a_crop_of_no_size_names_the_face(config, train_records):
+    config = change(config, "data.crop.margin", -1000.0)
+    config.batch_size = 8
+    with pytest.raises(InputError, match=r"txt:1: .*data.crop=.* leaves no crop"):
+        experiment.training_batches(config, train_records, 0)
 
 
 @pytest.mark.parametrize(

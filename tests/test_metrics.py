@@ -36,6 +36,10 @@ def test_failure_is_strictly_above_the_threshold():
     assert metrics.failure_rate(np.array([0.05, 0.10, 0.1000001, 0.5])) == 0.5
 
 
+def test_no_number_is_a_failure():
+    assert metrics.failure_rate(np.array([0.05, np.nan])) == 0.5
+
+
 def test_auc_by_hand():
     # 0.05 contributes a half, 0.1 and more nothing, 0 all.
     assert metrics.auc(np.array([0.05, 0.10, 0.3, 0.0])) == pytest.approx(1.5 / 4)

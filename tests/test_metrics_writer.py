@@ -1,8 +1,8 @@
 import contextlib
-import json
 
 import pytest
 
+from flm_jax.errors import InputError
 from flm_jax.metrics_writer import MetricsWriter, read_metrics
 
 
@@ -33,5 +33,5 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
 
 def test_a_damaged_line_in_the_middle_is_not_hidden(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step"\n{"step": 2}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(InputError, match="metrics.jsonl:1: no JSON"):
         read_metrics(tmp_path)

@@ -89,6 +89,16 @@ def small(**settings):
     return LandmarkRegressor(ResNet(stage_sizes=(1, 1), bottleneck=False, width=4, **settings))
 
 
+@pytest.mark.parametrize("size", [32, 224])
+def test_the_head_counts_in_pixels_of_224(size):
+    images = jnp.zeros((2, size, size, 3))
+    variables = jax.tree.map(jnp.zeros_like, small().init(jax.random.key(0), images, train=False))
+    bias = np.random.default_rng(0).uniform(0, 224, 196).astype(np.float32)
+    variables["params"]["head"]["bias"] = jnp.asarray(bias)
+    landmarks = small().apply(variables, images, train=False)
+    np.testing.assert_allclose(landmarks[1], bias.reshape(98, 2) * size / 224, rtol=1e-6)
+
+
 def test_bfloat16_computes_with_float32_parameters_statistics_and_output():
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     variables = small().init(jax.random.key(0), images, train=False)

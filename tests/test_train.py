@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,19 +28,21 @@ TINY = [
 ]
 
 
-def start(*arguments, config="demo"):
+def start(*arguments, config="demo", devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "launch.py", f"--config=configs/{config}.py", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        start_new_session=True,  # so that a test can signal the whole group, as a terminal does
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def run(*arguments, config="demo"):
-    process = start(*arguments, config=config)
+def run(*arguments, **settings):
+    process = start(*arguments, **settings)
     output, _ = process.communicate(timeout=300)
     return process.returncode, output
 
@@ -94,20 +97,31 @@ def test_the_log_has_every_step_and_every_epoch(trained):
     assert all(row["validation_loss"] > 0 and row["validation_nme"] > 0 for row in epochs)
 
 
-def test_an_interrupted_run_continues_bit_for_bit(trained, faces_root, tmp_path):
-    workdir, _ = trained
-    process = start(*tiny(faces_root, tmp_path))
+def wait_for(process, condition):
     deadline = time.monotonic() + 240
-    log = tmp_path / "metrics.jsonl"
-    while not log.exists() or len(log.read_text().splitlines()) < 2:
+    while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+
+
+def interrupt(process, signal_group=False):
+    (os.killpg if signal_group else os.kill)(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGINT, output
-    assert "stopped by SIGINT after step" in output
     assert "Traceback" not in output
+    return output
+
+
+def count_lines(path):
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_an_interrupted_run_continues_bit_for_bit(trained, faces_root, tmp_path):
+    workdir, _ = trained
+    process = start(*tiny(faces_root, tmp_path))
+    wait_for(process, lambda: count_lines(tmp_path / "metrics.jsonl") >= 2)
+    assert "stopped by SIGINT after step" in interrupt(process)
     stopped, _ = read_state(tmp_path)
     last, expected = read_state(workdir)
     assert 0 < stopped < last
@@ -125,6 +139,83 @@ def test_an_interrupted_run_continues_bit_for_bit(trained, faces_root, tmp_path)
     assert read_log(tmp_path) == read_log(workdir)
     evaluations = [(folder / "evaluation.json").read_text() for folder in (tmp_path, workdir)]
     assert evaluations[0] == evaluations[1]
+
+
+def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_were_not(trained, faces_root, tmp_path):
+    """The first step of an epoch of two is the middle of it, whatever the machine's speed."""
+    workdir, _ = trained
+    kept = ["--config.checkpoint.every_steps=1", "--config.checkpoint.keep_last=100"]
+    code, output = run(*tiny(faces_root, tmp_path, *kept))
+    assert code == 0, output
+    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert steps == list(range(1, 9))
+    for step in steps[3:]:
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    code, output = run(*tiny(faces_root, tmp_path, "--config.data.num_workers=2"))
+    assert code == 0, output
+    assert "continuing after step 3" in output
+    assert read_log(tmp_path) == read_log(workdir)
+
+
+def test_an_interrupt_of_the_group_reaches_no_worker(faces_root, tmp_path):
+    process = start(*tiny(faces_root, tmp_path, "--config.data.num_workers=2"))
+    # The line that it starts with comes right before the workers do.
+    wait_for(process, lambda: (tmp_path / "config.json").exists())
+    time.sleep(1.0)
+    interrupt(process, signal_group=True)
+    assert read_state(tmp_path)[0] >= 1
+
+
+def test_two_devices_train_what_one_does(trained, faces_root, tmp_path):
+    code, output = run(*tiny(faces_root, tmp_path, "--config.num_epochs=1"), devices=2)
+    assert code == 0, output
+    assert "on 2 cpu device(s)" in output
+    # The learning rate's schedule depends on the epochs, so the first step alone is the same.
+    first, expected = read_log(tmp_path)[0], read_log(trained[0])[0]
+    assert first["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert first["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+
+
+def test_validation_is_that_of_the_validation_faces(trained, faces_root):
+    workdir, _ = trained
+    code, output = run(
+        *tiny(faces_root, workdir, "--mode=evaluate"),
+        *["--config.evaluate.split=validation", "--config.evaluate.checkpoint=last"],
+    )
+    assert code == 0, output
+    figures = json.loads((workdir / "evaluation_validation.json").read_text())
+    assert figures["nme"] == pytest.approx(read_log(workdir)[-1]["validation_nme"], rel=1e-5)
+
+
+def test_the_best_epoch_is_kept_and_evaluated(faces_root, tmp_path, monkeypatch):
+    from configs import demo
+    from flm_jax.modes import train
+
+    config = demo.get_config()
+    config.batch_size, config.num_epochs = 16, 4
+    config.data.root, config.data.image_size = str(faces_root), 32
+    config.data.drawn.train = 0
+    config.model.backbone.stage_sizes, config.model.backbone.width = (1,), 4
+    losses = iter([5.0, 2.0, 4.0, 3.0])
+    monkeypatch.setattr(
+        train,
+        "_validate",
+        lambda *_: {"validation_loss": next(losses), "validation_nme": 1.0},
+    )
+    train.run(config, tmp_path)
+    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert steps == [4, 8]
+    assert json.loads((tmp_path / "evaluation.json").read_text())["step"] == 4
+
+
+def test_a_diverged_run_stops_and_keeps_what_was_good(faces_root, tmp_path):
+    code, output = run(
+        *tiny(faces_root, tmp_path, "--config.schedule.learning_rate=1e38"),
+        "--config.optimizer.eps=1e-30",
+    )
+    assert code == 1
+    assert re.search(r"error: step \d+: the (validation )?loss is (nan|inf)", output), output
+    assert "Traceback" not in output
 
 
 def test_a_finished_run_only_evaluates_again(trained, faces_root):

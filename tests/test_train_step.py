@@ -1,5 +1,6 @@
 import functools
 import logging
+import re
 from functools import partial
 
 import jax
@@ -169,28 +170,18 @@ def test_a_batch_that_the_devices_do_not_divide_is_an_error():
         steps.check_batch_size(60, 8)
 
 
-def test_the_train_step_lowers_for_tpu():
-    """What stands in for a run on a TPU: the mapped step is legal there."""
-    model = make_model()
-    step = partial(
-        steps.train_step,
-        model=model,
-        optimizer=ADAM,
-        face_loss=FACE_LOSS,
-        schedule=optax.constant_schedule(1e-3),
-    )
-    mapped = jax.jit(
-        jax.shard_map(
-            lambda state, batch: step(state, batch),
-            mesh=steps.replicated().mesh,
-            in_specs=(jax.P(), jax.P(steps.AXIS)),
-            out_specs=jax.P(),
-            check_vma=False,
-        )
-    )
-    exported = jax.export.export(mapped, platforms=["tpu"])(make_state(), make_batch())
-    assert exported.platforms == ("tpu",)
-    assert "all_reduce" in exported.mlir_module()
+def test_the_mapped_steps_lower_for_tpu():
+    """What stands in for a run on a TPU: the very steps of the program are legal there."""
+    model, schedule = make_model(), optax.constant_schedule(1e-3)
+    batch = steps.split_over_devices(make_batch(), 8)
+    for step in (
+        steps.pmap_train_step(model, ADAM, FACE_LOSS, schedule),
+        steps.pmap_eval_step(model, FACE_LOSS),
+    ):
+        exported = jax.export.export(jax.jit(step), platforms=["tpu"])(make_state(), batch)
+        assert exported.platforms == ("tpu",)
+        assert exported.nr_devices == 8
+        assert re.search("all_reduce|all_gather", exported.mlir_module())
 
 
 def test_the_state_starts_the_same_from_the_same_key():

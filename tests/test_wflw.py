@@ -69,6 +69,10 @@ def set_field(index, value):
         (broken(set_field(206, "../b.jpg")), "../b.jpg: an image's name must stay inside"),
         (broken(set_field(206, "a/other.jpg")), "a/other.jpg: no such picture under"),
         (b"\xff\xfe", "not UTF-8 text"),
+        (
+            broken(lambda fields: fields.__setitem__(slice(144, 146), fields[120:122])),
+            "points 60 and 72 coincide",
+        ),
     ],
 )
 def test_a_wrong_line_is_named_with_what_is_wrong(tmp_path, line, message):
@@ -121,6 +125,20 @@ def test_an_empty_list_is_refused(tmp_path):
     write_list(tmp_path, [])
     with pytest.raises(InputError, match="the list is empty"):
         wflw.read_list(tmp_path, wflw.TRAIN_LIST)
+
+
+def test_an_empty_first_line_is_a_wrong_line(tmp_path):
+    path = write_list(tmp_path, [b"", line_of(make_fields())])
+    with pytest.raises(wflw.ListError, match=f"{path}:1: 0 fields"):
+        wflw.read_list(tmp_path, wflw.TRAIN_LIST)
+
+
+def test_an_empty_subset_list_is_refused(tmp_path):
+    path = tmp_path / wflw.SUBSET_LIST.format(subset="blur")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="the list is empty"):
+        wflw.read_subset(tmp_path, "blur", [])
 
 
 def test_subset_lists_are_the_test_faces_of_their_attribute(faces_root, test_records):

@@ -8,7 +8,10 @@ threads reads.
 """
 
 import dataclasses
+import os
 import signal
+import threading
+import time
 import zlib
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -169,8 +172,16 @@ def batches(
         dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
     # The batch's threads share the cores already; OpenCV's own would only wait for one another.
     cv2.setNumThreads(1)
-    iterator = iter(dataset)
+    # Worker processes inherit the mask: a Ctrl-C for the whole group must not reach them before
+    # they ignore it, or the parent loses what it could still save.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        iterator = iter(dataset)
+        first = next(iterator)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        yield first
         yield from iterator
     finally:
         iterator.close()
@@ -188,3 +199,11 @@ def fingerprint(records: Sequence[Record]) -> int:
 def _start_worker(worker_index: int, worker_count: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when to stop.
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process soon after its parent has gone, killed or not."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

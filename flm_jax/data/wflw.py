@@ -6,6 +6,7 @@ attributes of 0 or 1, and the image's name. A subset list's holds the coordinate
 
 import collections
 import dataclasses
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from flm_jax.errors import InputError
-from flm_jax.landmarks import NUM_LANDMARKS
+from flm_jax.landmarks import NUM_LANDMARKS, OUTER_EYE_CORNERS
 
 ATTRIBUTES = ("pose", "expression", "illumination", "makeup", "occlusion", "blur")
 
@@ -100,7 +101,7 @@ def read_list(root: str | Path, list_name: str) -> list[Record]:
     ]
     if not records:
         raise InputError(f"{path}: the list is empty")
-    missing = [record for record in records if not Path(record.image_path).is_file()]
+    missing = [record for record in records if not os.path.isfile(record.image_path)]
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ListError(f"{missing[0].place}: no such picture under {images}{others}")
@@ -136,6 +137,8 @@ def read_subset(root: str | Path, subset: str, test: Sequence[Record]) -> list[R
         if not same:
             raise ListError(f"{place}{fields[-1]}: this face is not in the test list")
         records.append(same[0])
+    if not records:
+        raise InputError(f"{path}: the list is empty")
     return records
 
 
@@ -205,9 +208,8 @@ def _existing_list(root: Path, list_name: str) -> Path:
 def _lines(path: Path, num_fields: int) -> list[tuple[int, list[str]]]:
     """The fields of every line and its number, from 1; empty lines at the end are no lines."""
     lines = []
-    for line, content in enumerate(path.read_bytes().rstrip().split(b"\n"), start=1):
-        if not content and line == 1:
-            return []
+    whole = path.read_bytes().rstrip()
+    for line, content in enumerate(whole.split(b"\n") if whole else [], start=1):
         try:
             fields = content.decode().split()
         except UnicodeDecodeError as error:
@@ -233,12 +235,16 @@ def _parse_line(fields: list[str], list_path: str, line: int, images: Path) -> R
     name = fields[-1]
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
         raise ListError(f"{place}{name}: an image's name must stay inside {images}")
+    landmarks = numbers[:_COORDINATES].reshape(NUM_LANDMARKS, 2)
+    left, right = OUTER_EYE_CORNERS
+    if (landmarks[left] == landmarks[right]).all():
+        raise ListError(f"{place}points {left} and {right} coincide: no error can be normalised")
     return Record(
         list_path=list_path,
         line=line,
         image_name=name,
         image_path=str(images / name),
-        landmarks=numbers[:_COORDINATES].reshape(NUM_LANDMARKS, 2),
+        landmarks=landmarks,
         box=box,
         attributes=np.array([flag == "1" for flag in flags]),
     )

@@ -3,12 +3,14 @@
 import contextlib
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
@@ -16,8 +18,10 @@ from numpy import ndarray
 from flm_jax import experiment, geometry, metrics, visualization
 from flm_jax.checkpoint import Checkpoints
 from flm_jax.data import transforms, wflw
+from flm_jax.errors import InputError
 from flm_jax.losses import wing_loss
 from flm_jax.predictor import predict_faces
+from flm_jax.signals import collect_signals
 from flm_jax.train_state import TrainState, train_state_shapes
 from flm_jax.train_step import pmap_eval_step, replicated
 
@@ -39,10 +43,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     step, state = _restore(config, workdir)
     splits = experiment.read_splits(config, workdir)
     records = experiment.select_split(config, workdir, splits)
-    eval_step = pmap_eval_step(experiment.build_model(config), experiment.build_face_loss(config))
-    predictions = predict_faces(
-        eval_step, state, experiment.evaluation_batches(config, records), len(records)
-    ).landmarks
+    predictions = _predict(config, state, records)
+    if not np.isfinite(predictions).all():
+        raise InputError(f"{workdir}: the weights of step {step} predict no finite numbers")
     targets = np.stack([record.landmarks for record in records])
     boxes = np.stack([record.box for record in records])
     training = splits.training + splits.validation
@@ -116,12 +119,29 @@ def _restore(config: ConfigDict, workdir: Path) -> tuple[int, TrainState]:
         step = checkpoints.find(str(config.evaluate.checkpoint))
         old = checkpoints.config(step)
         experiment.check_evaluation(old, config, workdir)
-        # The optimiser's state is part of the checkpoint, so it comes along.
-        optimizer, _ = experiment.build_optimizer(ConfigDict(old), num_steps=1)
+        # The optimiser's state is part of the checkpoint; its shapes depend on no schedule.
+        optimizer = experiment.build_optimizer(ConfigDict(old), optax.constant_schedule(0.0))
         model = experiment.build_model(config)
         shapes = train_state_shapes(model, optimizer, config.data.image_size)
         state, _ = checkpoints.restore(step, shapes, replicated())
     return step, state
+
+
+def _predict(
+    config: ConfigDict, state: TrainState, records: Sequence[wflw.Record]
+) -> Float[ndarray, "n 98 2"]:
+    """Landmarks in image pixels. Raises KeyboardInterrupt between two batches, after a signal."""
+    eval_step = pmap_eval_step(experiment.build_model(config), experiment.build_face_loss(config))
+    batches = experiment.evaluation_batches(config, records)
+
+    def until_stopped():
+        for batch in batches:
+            if received:
+                raise KeyboardInterrupt
+            yield batch
+
+    with collect_signals() as received, contextlib.closing(batches):
+        return predict_faces(eval_step, state, until_stopped(), len(records)).landmarks
 
 
 def _write(config, workdir, records, predictions, targets, figures):
