@@ -79,10 +79,14 @@ def test_a_validation_loss_of_nan_does_not_replace_the_best(tmp_path):
 def test_a_checkpoint_that_lacks_a_part_is_named(tmp_path, part):
     save(tmp_path, {10: 5.0})
     shutil.rmtree(tmp_path / "checkpoints" / "10" / part)
-    with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
-        with pytest.raises(InputError, match=r"checkpoints/10: the checkpoint is damaged"):
+
+    def read():
+        with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
             checkpoints.config(10)
             checkpoints.restore(10, make_state(0), replicated())
+
+    with pytest.raises(InputError, match=r"checkpoints/10: the checkpoint is damaged"):
+        read()
 
 
 def test_a_checkpoint_that_lacks_its_metrics_is_not_the_best(tmp_path):

@@ -88,9 +88,12 @@ def test_a_section_can_not_set_what_the_program_does(config, key, build):
 
 def test_the_reader_gets_the_settings_of_the_config(config, train_records, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        experiment.input_pipeline, "batches", lambda *_, **settings: seen.append(settings)
-    )
+
+    def remember(*_, **settings):
+        seen.append(settings)
+        return (batch for batch in ())
+
+    monkeypatch.setattr(experiment.input_pipeline, "batches", remember)
     config = change(config, "data.num_workers", 3)
     config.batch_size = 8
     experiment.training_batches(config, train_records, 5)

@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Generator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 import cv2
@@ -173,7 +174,9 @@ def batches(
     # The batch's threads share the cores already; OpenCV's own would only wait for one another.
     cv2.setNumThreads(1)
     # Worker processes inherit the mask: a Ctrl-C for the whole group must not reach them before
-    # they ignore it, or the parent loses what it could still save.
+    # they ignore it, or the parent loses what it could still save. (The resource tracker, where it
+    # is started meanwhile, would unblock it again.)
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         iterator = iter(dataset)
