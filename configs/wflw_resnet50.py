@@ -4,8 +4,8 @@
 
 Needs WFLW in `data/WFLW` (README). That project starts from torchvision's ImageNet weights and
 reports a test loss of 10.1; no weights are shipped here, so `model.pretrained` is '' and training
-starts from random ones. Not yet measured on WFLW or at 224 px. At 64 px on faces98 (README), two CPU
-cores take about 4 s a step, and the test NME is 13.74 % after 477 steps (11 of the 200 epochs).
+starts from random ones. Not yet measured on WFLW, nor at 224 px. At 64 px on faces98 (README), two
+CPU cores take about 4 s a step, and the test NME is 13.74 % after 477 steps (11 epochs).
 """
 
 from ml_collections import ConfigDict
