@@ -116,7 +116,7 @@ def draw_layout(path: Path, image: UInt8[ndarray, "h w 3"], landmarks: Float[nda
         side = -1 if part.indices[0] == 88 else 1
         for index, point in zip(part.indices, points, strict=True):
             away = side * (point - middle.mean(axis=0))
-            away = away / np.linalg.norm(away) if len(points) > 1 else np.array([0, -1])
+            away = away / max(np.linalg.norm(away), 1e-6) if len(points) > 1 else np.array([0, -1])
             axes.annotate(
                 str(index),
                 point,
