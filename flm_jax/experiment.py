@@ -183,13 +183,14 @@ def _batches(config, order, records, start, num_workers):
     )
 
 
-def build_model(config: ConfigDict) -> LandmarkRegressor:
-    """The network, with batch norm over all devices."""
-    dtype = jnp.dtype(config.model.dtype)
-    backbone = config.model.backbone
-    return LandmarkRegressor(
-        _call("model.backbone", ResNet, backbone, dtype=dtype, axis_name=train_step.AXIS)
-    )
+def build_model(config: ConfigDict, *, folded: bool = False) -> LandmarkRegressor:
+    """The network, with batch norm over all devices, or folded into the convolutions."""
+    bound = {
+        "dtype": jnp.dtype(config.model.dtype),
+        "axis_name": train_step.AXIS,
+        "folded": folded,
+    }
+    return LandmarkRegressor(_call("model.backbone", ResNet, config.model.backbone, **bound))
 
 
 def build_face_loss(config: ConfigDict) -> losses.FaceLoss:

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from flm_jax import geometry
-from flm_jax.train_state import TrainState
-from flm_jax.train_step import split_over_devices
+from flm_jax.train_step import put_on_devices
 
 
 class Predictions(NamedTuple):
@@ -26,8 +24,8 @@ class Predictions(NamedTuple):
 
 
 def predict_faces(
-    eval_step: Callable[[TrainState, dict[str, Any]], dict[str, Any]],
-    state: TrainState,
+    eval_step: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]],
+    variables: dict[str, Any],
     batches: Iterable[dict[str, ndarray]],
     num_faces: int,
 ) -> Predictions:
@@ -35,19 +33,18 @@ def predict_faces(
 
     Args:
         eval_step: as `train_step.pmap_eval_step` makes it.
-        state: the weights.
+        variables: what `eval_step`'s model takes.
         batches: of `input_pipeline.EvaluationOrder`, this process's rows of each.
         num_faces: how many faces the batches hold; each has to come exactly once.
     """
     landmarks = np.zeros((num_faces, 98, 2), np.float32)
     loss = np.zeros(num_faces, np.float32)
     seen = np.zeros(num_faces, int)
-    devices = jax.local_device_count()
     for batch in batches:
         # What was gathered from all processes: [d, b/d, ...] -> [b, ...]
         output = {
             name: np.asarray(values).reshape(-1, *values.shape[2:])
-            for name, values in eval_step(state, split_over_devices(batch, devices)).items()
+            for name, values in eval_step(variables, put_on_devices(batch)).items()
         }
         real = output["mask"] > 0
         index = output["index"][real]

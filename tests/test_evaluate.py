@@ -11,10 +11,10 @@ from flm_jax.checkpoint import Checkpoints, Progress
 from flm_jax.errors import InputError
 from flm_jax.modes import evaluate
 from flm_jax.predictor import predict_faces
-from flm_jax.train_state import TrainState, create_train_state
+from flm_jax.train_state import create_train_state
 from flm_jax.train_step import replicated
 
-NO_STATE = TrainState(step=0, params={}, batch_stats={}, opt_state=())
+NO_WEIGHTS: dict = {}
 
 
 def make_config(faces_root):
@@ -151,7 +151,7 @@ def test_predictions_go_home_by_the_inverse_of_the_crop(test_records, faces_root
             "loss": loss
         }
 
-    found = predict_faces(knows_the_answer, NO_STATE, batches, len(test_records))
+    found = predict_faces(knows_the_answer, NO_WEIGHTS, batches, len(test_records))
     truth = np.stack([record.landmarks for record in test_records])
     np.testing.assert_allclose(found.landmarks, truth, atol=1e-3)
     assert geometry.apply(batches[0]["image_from_crop"], batches[0]["landmarks"]).shape == (
@@ -170,4 +170,4 @@ def test_a_face_that_comes_twice_or_never_is_noticed(test_records, faces_root):
 
     for wrong in (batches[:-1], batches + batches[:1]):
         with pytest.raises(AssertionError, match="counted other than once"):
-            predict_faces(echo, NO_STATE, wrong, len(test_records))
+            predict_faces(echo, NO_WEIGHTS, wrong, len(test_records))

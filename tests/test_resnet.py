@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flm_jax.models.landmark_regressor import LandmarkRegressor
-from flm_jax.models.resnet import ResNet
+from flm_jax.models.resnet import ResNet, fold_batch_norm
 
 
 def random_variables(model, images, seed=0):
@@ -77,6 +77,22 @@ def test_features_agree_with_a_numpy_network(bottleneck):
     features = model.apply(variables, images, train=False)
     expected = reference_resnet(np.asarray(images, np.float64), variables, stage_sizes, bottleneck)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_folded_batch_norm_gives_the_same_landmarks(bottleneck):
+    settings = {"stage_sizes": (1, 2), "bottleneck": bottleneck, "width": 4}
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 32, 32, 3)), jnp.float32)
+    model = LandmarkRegressor(ResNet(**settings))
+    folded_model = LandmarkRegressor(ResNet(**settings, folded=True))
+    variables = random_variables(model, images)
+    folded = fold_batch_norm(variables)
+    expected = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(
+        folded_model.apply(folded, images, train=False), expected, rtol=1e-4, atol=1e-3
+    )
+    shapes = jax.eval_shape(lambda: folded_model.init(jax.random.key(0), images, train=False))
+    assert jax.tree.map(np.shape, folded) == jax.tree.map(np.shape, shapes)
 
 
 def test_resnet50_has_the_published_number_of_parameters():

@@ -129,7 +129,7 @@ def test_the_loss_is_the_mean_over_unmasked_faces():
 def test_predictions_of_all_devices_come_back_in_the_batch_order():
     state, batch = make_state(), make_batch()
     step = steps.pmap_eval_step(make_model(), FACE_LOSS)
-    output = step(state, steps.split_over_devices(batch, 8))
+    output = step(state.variables, steps.put_on_devices(batch))
     expected = make_model().apply(state.variables, jnp.asarray(batch["image"]), train=False)
     assert output["landmarks"].shape == (8, 2, 98, 2)
     np.testing.assert_allclose(
@@ -144,7 +144,7 @@ def test_predictions_of_all_devices_come_back_in_the_batch_order():
 def test_a_second_step_does_not_compile_again():
     step = steps.pmap_train_step(make_model(), ADAM, FACE_LOSS, optax.constant_schedule(1e-3))
     state = fresh_state()
-    batch = steps.split_over_devices(make_batch(), 8)
+    batch = steps.put_on_devices(make_batch())
     state, _ = step(state, batch)
     with jax.log_compiles(True), _captured_compilations() as compiled:
         step(state, batch)
@@ -165,6 +165,20 @@ class _captured_compilations:  # noqa: N801 (a context manager)
         logging.getLogger("jax").removeHandler(self.handler)
 
 
+def test_options_that_this_compiler_lacks_are_left_out():
+    assert steps._known({"xla_cpu_no_such_option": True}) == {}
+    assert steps._known({"xla_cpu_enable_fast_math": False}) != {}
+
+
+def test_a_placed_batch_travels_no_more():
+    step = steps.pmap_train_step(make_model(), ADAM, FACE_LOSS, optax.constant_schedule(1e-3))
+    state, _ = step(fresh_state(), steps.put_on_devices(make_batch()))
+    batch = steps.put_on_devices(make_batch(seed=1))
+    with jax.transfer_guard("disallow"):
+        _, scalars = step(state, batch)
+    assert np.isfinite(float(scalars["loss"]))
+
+
 def test_a_batch_that_the_devices_do_not_divide_is_an_error():
     steps.check_batch_size(64, 8)
     with pytest.raises(InputError, match="batch_size=60 does not divide over 8 devices.*=64 does"):
@@ -174,12 +188,12 @@ def test_a_batch_that_the_devices_do_not_divide_is_an_error():
 def test_the_mapped_steps_lower_for_tpu():
     """What stands in for a run on a TPU: the very steps of the program are legal there."""
     model, schedule = make_model(), optax.constant_schedule(1e-3)
-    batch = steps.split_over_devices(make_batch(), 8)
-    for step in (
-        steps.pmap_train_step(model, ADAM, FACE_LOSS, schedule),
-        steps.pmap_eval_step(model, FACE_LOSS),
+    state, batch = make_state(), steps.split_over_devices(make_batch(), 8)
+    for step, argument in (
+        (steps.pmap_train_step(model, ADAM, FACE_LOSS, schedule), state),
+        (steps.pmap_eval_step(model, FACE_LOSS), state.variables),
     ):
-        exported = jax.export.export(jax.jit(step), platforms=["tpu"])(make_state(), batch)
+        exported = jax.export.export(step, platforms=["tpu"])(argument, batch)
         assert exported.platforms == ("tpu",)
         assert exported.nr_devices == 8
         assert re.search("all_reduce|all_gather", exported.mlir_module())

@@ -7,14 +7,18 @@ running average of 0.9. Modules are named as there: conv1, bn1, layer1_0 ... lay
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 # Kaiming initialisation for ReLU that keeps the gradients' variance (He et al., ICCV 2015).
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+_EPSILON = 1e-5  # of batch norm
 
 
 class BasicBlock(nn.Module):
@@ -26,10 +30,11 @@ class BasicBlock(nn.Module):
     stride: int
     dtype: DTypeLike
     axis_name: str | None
+    folded: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b _h _w _c"]:
-        conv, norm = _layers(self.dtype, self.axis_name, train)
+        conv, norm = _layers(self, train)
         y = conv(self.features, 3, self.stride, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
         y = conv(self.features, 3, name="conv2")(y)
@@ -46,10 +51,11 @@ class BottleneckBlock(nn.Module):
     stride: int
     dtype: DTypeLike
     axis_name: str | None
+    folded: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b _h _w _c"]:
-        conv, norm = _layers(self.dtype, self.axis_name, train)
+        conv, norm = _layers(self, train)
         y = conv(self.features, 1, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
         y = conv(self.features, 3, self.stride, name="conv2")(y)
@@ -70,6 +76,7 @@ class ResNet(nn.Module):
         dtype: of the computation; parameters and batch statistics are float32 whatever it is.
         axis_name: the mapped axis over which batch norm averages, so that N devices normalise by
             the statistics of the whole batch; None for one device's batch alone.
+        folded: without batch norm, and with biases: what `fold_batch_norm`'s variables are for.
     """
 
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
@@ -77,13 +84,14 @@ class ResNet(nn.Module):
     width: int = 64
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
+    folded: bool = False
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "b s s 3"], *, train: bool
     ) -> Float[Array, "b features"]:
         """Pooled features: 4 * 8 * `width` with bottlenecks and four stages, in `dtype`."""
-        conv, norm = _layers(self.dtype, self.axis_name, train)
+        conv, norm = _layers(self, train)
         block = BottleneckBlock if self.bottleneck else BasicBlock
         x = conv(self.width, 7, 2, name="conv1")(images)
         x = nn.relu(norm(name="bn1")(x))
@@ -95,27 +103,56 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and index == 0 else 1,
                     dtype=self.dtype,
                     axis_name=self.axis_name,
+                    folded=self.folded,
                     name=f"layer{stage + 1}_{index}",
                 )(x, train=train)
         return x.mean(axis=(1, 2))
 
 
-def _layers(dtype, axis_name, train):
+def fold_batch_norm(variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables for `folded=True` that give what `variables` give with `train=False`.
+
+    Each convolution takes the scale and shift of the batch norm after it, as its running statistics
+    have them: y = (x - mean) * scale / sqrt(var + epsilon) + bias. Arrays or shapes under
+    `params` and `batch_stats`, of a ResNet or of a network that holds one; the rest stays.
+    """
+    return {"params": _fold(variables["params"], variables["batch_stats"])}
+
+
+def _fold(params, stats):
+    folded = {}
+    for name, value in params.items():
+        norm = name.replace("conv", "bn")
+        if "mean" in stats.get(name, {}):  # A batch norm, which its convolution has taken.
+            continue
+        if norm in stats and norm != name:
+            scale = params[norm]["scale"] * jax.lax.rsqrt(stats[norm]["var"] + _EPSILON)
+            bias = params[norm]["bias"] - stats[norm]["mean"] * scale
+            folded[name] = {"kernel": value["kernel"] * scale, "bias": bias}
+        else:
+            folded[name] = _fold(value, stats[name]) if name in stats else value
+    return folded
+
+
+def _layers(network, train):
     """Convolution and batch norm with torchvision's constants."""
+    conv = partial(_conv, dtype=network.dtype, use_bias=network.folded)
+    if network.folded:
+        return conv, lambda name: lambda x: x
     norm = partial(
         nn.BatchNorm,
         use_running_average=not train,
         momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        axis_name=axis_name if train else None,
+        epsilon=_EPSILON,
+        dtype=network.dtype,
+        axis_name=network.axis_name if train else None,
     )
-    return partial(_conv, dtype=dtype), norm
+    return conv, norm
 
 
-def _conv(features, size, stride=1, *, dtype, name):
+def _conv(features, size, stride=1, *, dtype, use_bias, name):
     if size == 1:
-        return PointwiseConv(features, stride, dtype, name=name)
+        return PointwiseConv(features, stride, dtype, use_bias, name=name)
     # Flax's 'SAME' would pad a strided convolution (0, 1) where torchvision pads (1, 1).
     padding = (size - 1) // 2
     return nn.Conv(
@@ -123,7 +160,7 @@ def _conv(features, size, stride=1, *, dtype, name):
         (size, size),
         stride,
         padding=padding,
-        use_bias=False,
+        use_bias=use_bias,
         dtype=dtype,
         kernel_init=_kernel_init,
         name=name,
@@ -139,14 +176,18 @@ class PointwiseConv(nn.Module):
     features: int
     stride: int
     dtype: DTypeLike
+    use_bias: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
         kernel = self.param("kernel", _kernel_init, (1, 1, x.shape[-1], self.features))
-        x, kernel = nn.dtypes.promote_dtype(
-            x[:, :: self.stride, :: self.stride], kernel, dtype=self.dtype
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(
+            x[:, :: self.stride, :: self.stride], kernel, bias, dtype=self.dtype
         )
-        return x @ kernel[0, 0]
+        return x @ kernel[0, 0] if bias is None else x @ kernel[0, 0] + bias
 
 
 def _shortcut(x, features, stride, conv, norm):

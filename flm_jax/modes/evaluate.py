@@ -20,6 +20,7 @@ from flm_jax.checkpoint import Checkpoints
 from flm_jax.data import transforms, wflw
 from flm_jax.errors import InputError
 from flm_jax.losses import wing_loss
+from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.predictor import predict_faces
 from flm_jax.signals import collect_signals
 from flm_jax.train_state import TrainState, train_state_shapes
@@ -131,7 +132,9 @@ def _predict(
     config: ConfigDict, state: TrainState, records: Sequence[wflw.Record]
 ) -> Float[ndarray, "n 98 2"]:
     """Landmarks in image pixels. Raises KeyboardInterrupt between two batches, after a signal."""
-    eval_step = pmap_eval_step(experiment.build_model(config), experiment.build_face_loss(config))
+    model = experiment.build_model(config, folded=True)
+    eval_step = pmap_eval_step(model, experiment.build_face_loss(config))
+    variables = fold_batch_norm(state.variables)
     batches = experiment.evaluation_batches(config, records)
 
     def until_stopped():
@@ -141,7 +144,7 @@ def _predict(
             yield batch
 
     with collect_signals() as received, contextlib.closing(batches):
-        return predict_faces(eval_step, state, until_stopped(), len(records)).landmarks
+        return predict_faces(eval_step, variables, until_stopped(), len(records)).landmarks
 
 
 def _write(config, workdir, records, predictions, targets, figures):

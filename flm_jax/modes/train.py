@@ -20,6 +20,7 @@ from flm_jax.data import input_pipeline
 from flm_jax.data.transforms import PictureError
 from flm_jax.errors import InputError
 from flm_jax.metrics_writer import MetricsWriter, read_metrics
+from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.modes import evaluate
 from flm_jax.predictor import predict_faces
 from flm_jax.signals import collect_signals
@@ -27,8 +28,8 @@ from flm_jax.train_state import TrainState, create_train_state, train_state_shap
 from flm_jax.train_step import (
     pmap_eval_step,
     pmap_train_step,
+    put_on_devices,
     replicated,
-    split_over_devices,
 )
 
 # Steps that the devices may be behind the loop: they never wait for it, and it hoards no batches.
@@ -89,7 +90,7 @@ def _train(
         print(f"stopped by {signal.Signals(received[0]).name} before a step: nothing to save")
         return
     train_step = pmap_train_step(model, optimizer, face_loss, schedule)
-    eval_step = pmap_eval_step(model, face_loss)
+    eval_step = pmap_eval_step(experiment.build_model(config, folded=True), face_loss)
     with (
         contextlib.closing(MetricsWriter(workdir, start)) as writer,
         _progress_bar(config, start, len(order)) as bar,
@@ -115,14 +116,14 @@ def _loop(
     config, order, state, batches, train_step, validate, log, checkpoints, received
 ) -> TrainState:
     """Steps until the end or a signal, and checkpoints on the way."""
-    devices = jax.local_device_count()
 
     def save(**scores):
         checkpoints.save(state, log.progress, experiment.as_json(config), **scores)
 
     try:
         for step, batch in zip(itertools.count(int(state.step) + 1), batches):
-            state, scalars = train_step(state, split_over_devices(batch, devices))
+            # Both calls return at once: the batch travels while the devices are steps behind.
+            state, scalars = train_step(state, put_on_devices(batch))
             log.add(step, scalars)
             if step % order.steps_per_epoch == 0:
                 log.finish()
@@ -172,7 +173,10 @@ def _initial_state(config, splits, model, optimizer, checkpoints) -> tuple[Train
 
 def _validate(config, eval_step, state, records) -> dict[str, float]:
     predictions = predict_faces(
-        eval_step, state, experiment.evaluation_batches(config, records), len(records)
+        eval_step,
+        fold_batch_norm(state.variables),
+        experiment.evaluation_batches(config, records),
+        len(records),
     )
     truth = np.stack([record.landmarks for record in records])
     return {
