@@ -10,6 +10,28 @@ CPU cores take about 4 s a step, and the test NME is 13.74 % after 477 steps (11
 
 from ml_collections import ConfigDict
 
+# Everything that can be done to a training face; none of it is. Normal draws end at two standard
+# deviations (sd); `most` and `least` bound uniform ones.
+AUGMENTATION = {
+    "mirror": {"probability": 0.0},
+    "rotation": {"probability": 0.0, "sd": 15.0},  # degrees
+    "scale": {"probability": 0.0, "sd": 0.1},  # of the factor's logarithm
+    "shift": {"probability": 0.0, "sd": 0.03},  # sides of the crop
+    "aspect": {"probability": 0.0, "sd": 0.05},  # of the logarithm of width / height
+    "box_jitter": {"probability": 0.0, "sd": 0.05},  # of each side, in widths and heights of it
+    "brightness": {"probability": 0.0, "most": 0.2},  # black to white is 1
+    "contrast": {"probability": 0.0, "most": 0.4},  # of the factor's logarithm, either way
+    "gamma": {"probability": 0.0, "most": 0.4},  # of the exponent's logarithm, either way
+    "saturation": {"probability": 0.0, "most": 0.4},  # of the factor's logarithm, either way
+    "grey": {"probability": 0.0},
+    "flat_patch": {"probability": 0.0, "most": 0.4},  # its longest side, in sides of the crop
+    "noise_patch": {"probability": 0.0, "most": 0.4},
+    "picture_patch": {"probability": 0.0, "most": 0.4},  # a piece of another training picture
+    "blur": {"probability": 0.0, "most": 0.015},  # sd of the Gaussian, in sides of the crop
+    "resolution": {"probability": 0.0, "least": 0.25},  # share of the side that is kept
+    "jpeg": {"probability": 0.0, "least": 20},  # quality
+}
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
@@ -23,9 +45,14 @@ def get_config() -> ConfigDict:
     config.data.drop_lines = ()  # of the training list, from 1; 1035 and 2748 are mislabelled
     config.data.validation_fraction = 0.2  # of the training images
     config.data.image_size = 224
-    config.data.crop = ConfigDict({"margin": 10.0})  # px on each side of the rectangle
+    config.data.box = "rectangle"  # as annotated; or landmarks: the box of the true points
+    config.data.crop = ConfigDict()
+    config.data.crop.margin = 10.0  # px of the picture on each side of the box
+    config.data.crop.factor = 1.0  # then, times the sides
+    config.data.crop.square = False  # the square with the longer side; else the box is stretched
     config.data.num_workers = 0  # processes; 0 reads in threads of the main process
     config.data.num_threads = 4  # of every process
+    config.data.augmentation = ConfigDict(AUGMENTATION)
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # of the computation; or bfloat16

@@ -18,14 +18,15 @@ from ml_collections import ConfigDict
 from numpy import ndarray
 
 from flm_jax import losses, optimizer, train_step
-from flm_jax.data import drawn_faces, input_pipeline, transforms, wflw
+from flm_jax.data import augmentation, drawn_faces, input_pipeline, transforms, wflw
 from flm_jax.errors import InputError, check_keywords
 from flm_jax.models.landmark_regressor import LandmarkRegressor
 from flm_jax.models.resnet import ResNet
 
 _SECTIONS = {
     "": "seed batch_size num_epochs data model loss optimizer schedule log checkpoint evaluate",
-    "data": "root drawn drop_lines validation_fraction image_size crop num_workers num_threads",
+    "data": "root drawn drop_lines validation_fraction image_size box crop augmentation "
+    "num_workers num_threads",
     "model": "dtype pretrained backbone",
     "log": "every_steps",
     "checkpoint": "every_steps keep_last keep_best",
@@ -56,7 +57,7 @@ _FREE_ON_RESTART = (
     "evaluate",
     "num_epochs",
 )
-_FIXED_IN_EVALUATION = ("model", "data.image_size", "data.crop")
+_FIXED_IN_EVALUATION = ("model", "data.image_size", "data.box", "data.crop")
 
 
 class Splits(NamedTuple):
@@ -97,7 +98,11 @@ def check(config: ConfigDict) -> None:
     if which not in ("best", "last") and not which.isdecimal():
         raise InputError(f"evaluate.checkpoint={which}: expected best, last or a step")
     check_keywords("data.drawn", drawn_faces.draw_dataset, "", **config.data.drawn)
-    check_keywords("data.crop", transforms.crop_from_image, None, None, **config.data.crop)
+    check_keywords("data.crop", transforms.crop_box, None, **config.data.crop)
+    if config.data.box not in transforms.BOXES:
+        expected = ", ".join(transforms.BOXES)
+        raise InputError(f"data.box={config.data.box}: expected one of {expected}")
+    augmentation.check(config.data.augmentation.to_dict())
     train_step.check_batch_size(config.batch_size, jax.device_count())
 
 
@@ -148,38 +153,55 @@ def training_order(config: ConfigDict, num_faces: int) -> input_pipeline.Trainin
 def training_batches(
     config: ConfigDict, records: Sequence[wflw.Record], start: int
 ) -> Generator[dict[str, ndarray]]:
-    """This process's batches from step `start` on."""
+    """This process's batches from step `start` on, augmented."""
     order = training_order(config, len(records))
-    return _batches(config, order, records, start, config.data.num_workers)
+    data = config.data
+    return _batches(
+        config,
+        order,
+        records,
+        box=data.box,
+        augmentation=data.augmentation.to_dict(),
+        num_workers=data.num_workers,
+        start=start,
+    )
 
 
 def evaluation_batches(
-    config: ConfigDict, records: Sequence[wflw.Record]
+    config: ConfigDict, records: Sequence[wflw.Record], *, box: str, mirror: bool = False
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches of every face once, read by threads of this process.
 
     Starting worker processes takes seconds, at every epoch's validation.
+
+    Args:
+        config: the crop and the batch size.
+        records: the faces.
+        box: their box, one of `transforms.BOXES`.
+        mirror: whether they are mirrored.
     """
     order = input_pipeline.EvaluationOrder(
         len(records), config.batch_size, jax.process_index(), jax.process_count()
     )
-    return _batches(config, order, records, 0, 0)
+    return _batches(config, order, records, box=box, mirror=mirror, num_workers=0)
 
 
-def _batches(config, order, records, start, num_workers):
+def _batches(config, order, records, box, **settings):
     data = config.data
     for record in records:
-        crop = transforms.crop_from_image(record.box, data.image_size, **data.crop)
+        crop = transforms.crop_from_image(
+            transforms.face_box(record, box), data.image_size, **data.crop
+        )
         if crop[0, 0] <= 0 or crop[1, 1] <= 0 or not np.isfinite(crop).all():
             raise InputError(f"{record.place}: data.crop={data.crop.to_dict()} leaves no crop")
     return input_pipeline.batches(
         order,
         records,
         image_size=data.image_size,
+        box=box,
         crop=data.crop.to_dict(),
-        num_workers=num_workers,
         num_threads=data.num_threads,
-        start=start,
+        **settings,
     )
 
 

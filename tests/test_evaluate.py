@@ -143,7 +143,7 @@ def test_an_unknown_split_is_an_error(evaluated):
 def test_predictions_go_home_by_the_inverse_of_the_crop(test_records, faces_root):
     """A network that knows the answer in the crop gives the truth in the image."""
     config = make_config(faces_root)
-    batches = list(experiment.evaluation_batches(config, test_records))
+    batches = list(experiment.evaluation_batches(config, test_records, box="rectangle"))
 
     def knows_the_answer(state, batch):
         loss = np.zeros(batch["mask"].shape, np.float32)
@@ -163,7 +163,7 @@ def test_predictions_go_home_by_the_inverse_of_the_crop(test_records, faces_root
 
 def test_a_face_that_comes_twice_or_never_is_noticed(test_records, faces_root):
     config = make_config(faces_root)
-    batches = list(experiment.evaluation_batches(config, test_records))
+    batches = list(experiment.evaluation_batches(config, test_records, box="rectangle"))
 
     def echo(state, batch):
         return batch | {"loss": np.zeros(batch["mask"].shape, np.float32)}

@@ -97,8 +97,14 @@ def test_the_reader_gets_the_settings_of_the_config(config, train_records, monke
     config = change(config, "data.num_workers", 3)
     config.batch_size = 8
     experiment.training_batches(config, train_records, 5)
-    experiment.evaluation_batches(config, train_records)
-    assert [(each["num_workers"], each["start"]) for each in seen] == [(3, 5), (0, 0)]
+    experiment.evaluation_batches(config, train_records, box="landmarks")
+    assert [(each["num_workers"], each["box"]) for each in seen] == [
+        (3, "rectangle"),
+        (0, "landmarks"),
+    ]
+    assert seen[0]["start"] == 5
+    assert seen[0]["augmentation"] == config.data.augmentation.to_dict()
+    assert "augmentation" not in seen[1]
 
 
 def test_a_crop_of_no_size_names_the_face(config, train_records):

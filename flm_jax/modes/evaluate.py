@@ -132,7 +132,7 @@ def _predict(
 ) -> Float[ndarray, "n 98 2"]:
     """Landmarks in image pixels. Raises KeyboardInterrupt between two batches, after a signal."""
     eval_step = pmap_eval_step(experiment.build_model(config), experiment.build_face_loss(config))
-    batches = experiment.evaluation_batches(config, records)
+    batches = experiment.evaluation_batches(config, records, box="rectangle")
 
     def until_stopped():
         for batch in batches:

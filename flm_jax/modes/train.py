@@ -172,7 +172,10 @@ def _initial_state(config, splits, model, optimizer, checkpoints) -> tuple[Train
 
 def _validate(config, eval_step, state, records) -> dict[str, float]:
     predictions = predict_faces(
-        eval_step, state, experiment.evaluation_batches(config, records), len(records)
+        eval_step,
+        state,
+        experiment.evaluation_batches(config, records, box=config.data.box),
+        len(records),
     )
     truth = np.stack([record.landmarks for record in records])
     return {
