@@ -60,17 +60,9 @@ def draw_predictions(
         titles: what stands above each face.
         columns: faces in a row.
     """
-    columns = min(columns, len(crops))
-    rows = -(-len(crops) // columns)
-    figure = matplotlib.figure.Figure(
-        figsize=(2.2 * columns, 2.36 * rows + 0.45), dpi=130, facecolor="white"
-    )
-    grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.62 / (2.36 * rows + 0.45), 0.03, 0.11)
-    for axes in grid.flat:
-        axes.set_axis_off()
+    figure, grid = _make_grid(len(crops), columns, legend=0.62)
     for axes, crop, prediction, target, title in zip(
-        grid.flat, crops, predictions, targets, titles, strict=False
+        grid, crops, predictions, targets, titles, strict=False
     ):
         _show(axes, crop)
         draw_landmarks(axes, target, size=3, filled=False)
@@ -78,6 +70,49 @@ def draw_predictions(
         axes.set_title(title, fontsize=8, pad=2)
     _add_legend(figure)
     figure.savefig(path)
+
+
+def draw_faces(
+    path: Path,
+    crops: Sequence[UInt8[ndarray, "s s 3"]],
+    landmarks: Float[ndarray, "n 98 2"],
+    titles: Sequence[str],
+    *,
+    columns: int = 8,
+) -> None:
+    """A grid of faces with their landmarks, as dots coloured by face part.
+
+    Args:
+        path: of the PNG.
+        crops: RGB pictures of the faces, all of one size.
+        landmarks: pixels of the crops.
+        titles: what stands above each face.
+        columns: faces in a row.
+    """
+    figure, grid = _make_grid(len(crops), columns, legend=0.17)
+    for axes, crop, points, title in zip(grid, crops, landmarks, titles, strict=False):
+        _show(axes, crop)
+        draw_landmarks(axes, points, size=2)
+        axes.set_title(title, fontsize=8, pad=2)
+    figure.savefig(path)
+
+
+def unnormalise(images: Float[ndarray, "*b s s 3"]) -> UInt8[ndarray, "*b s s 3"]:
+    """The pictures of normalised RGB images."""
+    return np.round(127.5 * (images + 1)).astype(np.uint8)
+
+
+def _make_grid(count: int, columns: int, legend: float):
+    """A figure, and axes without frames for `count` pictures below so many inches of legend."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    height = 2.36 * rows + legend - 0.17
+    figure = matplotlib.figure.Figure(figsize=(2.2 * columns, height), dpi=130, facecolor="white")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - legend / height, 0.03, 0.11)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, grid.flat
 
 
 def _add_legend(figure) -> None:
