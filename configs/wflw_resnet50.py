@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of the weights, the split and the order of the faces
     config.batch_size = 64  # over all devices of all processes
     config.num_epochs = 200
+    config.average_decay = 0.0  # of averaged weights, which validation and evaluation use; 0: none
 
     config.data = ConfigDict()
     config.data.root = "data/WFLW"
@@ -56,7 +57,9 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # of the computation; or bfloat16
-    config.model.pretrained = ""
+    config.model.pretrained = ""  # or torchvision's or timm's .safetensors or .pth, README
+    config.model.mean_shape = False  # whether the head starts at that of the training faces
+    config.model.uncertainty = False  # of every point; the laplace loss learns it
     config.model.backbone = ConfigDict()
     config.model.backbone.stage_sizes = (3, 4, 6, 3)
     config.model.backbone.bottleneck = True
@@ -69,6 +72,9 @@ def get_config() -> ConfigDict:
     config.loss.reference_size = 224  # the loss is taken in pixels of a crop of this size
 
     config.optimizer = ConfigDict({"name": "adam", "b1": 0.9, "b2": 0.999, "eps": 1e-8})
+    config.optimizer.clip_norm = 0.0  # of the gradients; 0: any
+    config.optimizer.backbone_rate = 1.0  # its learning rate, as a share of the head's
+    config.optimizer.accumulate = 1  # batches that make one update
     config.schedule = ConfigDict({"name": "constant", "learning_rate": 1e-3})
 
     config.log = ConfigDict({"every_steps": 10})

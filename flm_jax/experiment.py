@@ -17,17 +17,19 @@ import optax
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import losses, optimizer, train_step
+from flm_jax import geometry, losses, optimizer, tensor_files, train_step
 from flm_jax.data import augmentation, drawn_faces, input_pipeline, transforms, wflw
 from flm_jax.errors import InputError, check_keywords
-from flm_jax.models.landmark_regressor import LandmarkRegressor
+from flm_jax.models import pretrained
+from flm_jax.models.landmark_regressor import HEAD_SIZE, LandmarkRegressor
 from flm_jax.models.resnet import ResNet
 
 _SECTIONS = {
-    "": "seed batch_size num_epochs data model loss optimizer schedule log checkpoint evaluate",
+    "": "seed batch_size num_epochs average_decay data model loss optimizer schedule log "
+    "checkpoint evaluate",
     "data": "root drawn drop_lines validation_fraction image_size box crop augmentation "
     "num_workers num_threads",
-    "model": "dtype pretrained backbone",
+    "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
     "checkpoint": "every_steps keep_last keep_best",
     "evaluate": "split checkpoint",
@@ -37,10 +39,14 @@ _LEAST = {
     "batch_size": 1,
     "num_epochs": 1,
     "seed": 0,
+    "average_decay": 0,
     "data.image_size": 32,
     "data.num_workers": 0,
     "data.num_threads": 1,
     "model.backbone.width": 1,
+    "optimizer.clip_norm": 0,
+    "optimizer.backbone_rate": 0,
+    "optimizer.accumulate": 1,
     "log.every_steps": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep_last": 1,
@@ -80,15 +86,17 @@ def check(config: ConfigDict) -> None:
     dtypes = ("float32", "bfloat16")
     if config.model.dtype not in dtypes:
         raise InputError(f"model.dtype={config.model.dtype}: expected one of {', '.join(dtypes)}")
-    if config.model.pretrained:
+    if config.model.uncertainty != (config.loss.get("name") == "laplace"):
         raise InputError(
-            f"model.pretrained={config.model.pretrained}: starting from given weights is not "
-            "available; leave it ''"
+            f"model.uncertainty={config.model.uncertainty} with loss.name={config.loss.name}: "
+            "the laplace loss learns the uncertainty, and no other does"
         )
     values = _flat(config.to_dict())
     for key, least in _LEAST.items():
         if values.get(key, least) < least:
             raise InputError(f"{key}={values[key]}: expected at least {least}")
+    if config.average_decay >= 1:
+        raise InputError(f"average_decay={config.average_decay}: expected less than 1")
     if not 0 < config.data.validation_fraction < 1:
         raise InputError(
             f"data.validation_fraction={config.data.validation_fraction}: expected a share of the "
@@ -210,8 +218,37 @@ def build_model(config: ConfigDict) -> LandmarkRegressor:
     dtype = jnp.dtype(config.model.dtype)
     backbone = config.model.backbone
     return LandmarkRegressor(
-        _call("model.backbone", ResNet, backbone, dtype=dtype, axis_name=train_step.AXIS)
+        _call("model.backbone", ResNet, backbone, dtype=dtype, axis_name=train_step.AXIS),
+        uncertainty=config.model.uncertainty,
     )
+
+
+def starting_values(
+    config: ConfigDict, model: LandmarkRegressor, records: Sequence[wflw.Record]
+) -> dict[str, Any]:
+    """The variables that do not start at random: a pretrained backbone, and the head's bias at the
+    mean shape of the training faces, `records`."""
+    given: dict[str, Any] = {}
+    if config.model.pretrained:
+        tensors = tensor_files.read_tensors(config.model.pretrained)
+        images = jnp.zeros((1, config.data.image_size, config.data.image_size, 3))
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+        parts = ("params", "batch_stats")
+        loaded = pretrained.load_backbone(
+            {name: shapes[name]["backbone"] for name in parts}, tensors
+        )
+        given = {name: {"backbone": loaded[name]} for name in parts}
+    if config.model.mean_shape:
+        maps = [
+            transforms.crop_from_image(
+                transforms.face_box(record, config.data.box), HEAD_SIZE, **config.data.crop
+            )
+            for record in records
+        ]
+        points = np.stack([record.landmarks for record in records])
+        shape = geometry.apply(np.stack(maps), points).mean(axis=0)
+        given.setdefault("params", {})["head"] = {"bias": shape.ravel().astype(np.float32)}
+    return given
 
 
 def build_face_loss(config: ConfigDict) -> losses.FaceLoss:

@@ -19,10 +19,13 @@ class Predictions(NamedTuple):
     Attributes:
         landmarks: f32[n, 98, 2] in pixels of the original images.
         loss: f32[n], each face's training loss.
+        scale: f32[n, 98], the absolute error of x and of y to expect, in the same pixels (the mean
+            of both where the crop is stretched); None if the network predicts none.
     """
 
     landmarks: Float[ndarray, "n 98 2"]
     loss: Float[ndarray, " n"]
+    scale: Float[ndarray, "n 98"] | None
 
 
 def predict_faces(
@@ -41,6 +44,7 @@ def predict_faces(
     """
     landmarks = np.zeros((num_faces, 98, 2), np.float32)
     loss = np.zeros(num_faces, np.float32)
+    scale = None
     seen = np.zeros(num_faces, int)
     devices = jax.local_device_count()
     for batch in batches:
@@ -53,7 +57,11 @@ def predict_faces(
         index = output["index"][real]
         landmarks[index] = geometry.apply(output["image_from_crop"], output["landmarks"])[real]
         loss[index] = output["loss"][real]
+        if "scale" in output:
+            scale = np.zeros((num_faces, 98), np.float32) if scale is None else scale
+            pixel = np.sqrt(np.abs(np.linalg.det(output["image_from_crop"][..., :2])))
+            scale[index] = (output["scale"] * pixel[:, None])[real]
         np.add.at(seen, index, 1)
     if (seen != 1).any():
         raise AssertionError(f"faces counted other than once: {np.flatnonzero(seen != 1)}")
-    return Predictions(landmarks, loss)
+    return Predictions(landmarks, loss, scale)

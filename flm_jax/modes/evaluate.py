@@ -122,7 +122,8 @@ def _restore(config: ConfigDict, workdir: Path) -> tuple[int, TrainState]:
         # The optimiser's state is part of the checkpoint; its shapes depend on no schedule.
         optimizer = experiment.build_optimizer(ConfigDict(old), optax.constant_schedule(0.0))
         model = experiment.build_model(config)
-        shapes = train_state_shapes(model, optimizer, config.data.image_size)
+        averaged = old["average_decay"] > 0
+        shapes = train_state_shapes(model, optimizer, config.data.image_size, averaged)
         state, _ = checkpoints.restore(step, shapes, replicated())
     return step, state
 

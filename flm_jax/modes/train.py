@@ -88,7 +88,7 @@ def _train(
     if received:
         print(f"stopped by {signal.Signals(received[0]).name} before a step: nothing to save")
         return
-    train_step = pmap_train_step(model, optimizer, face_loss, schedule)
+    train_step = pmap_train_step(model, optimizer, face_loss, schedule, config.average_decay)
     eval_step = pmap_eval_step(model, face_loss)
     with (
         contextlib.closing(MetricsWriter(workdir, start)) as writer,
@@ -156,11 +156,15 @@ def _progress_bar(config: ConfigDict, start: int, num_steps: int) -> tqdm:
 def _initial_state(config, splits, model, optimizer, checkpoints) -> tuple[TrainState, Progress]:
     """The last checkpoint, or the state before the first step."""
     progress = Progress(fingerprint=input_pipeline.fingerprint(splits.training))
-    size = config.data.image_size
+    size, averaged = config.data.image_size, config.average_decay > 0
     if (last := checkpoints.last_step()) is None:
         key = jax.random.key(config.seed)
-        return create_train_state(model, optimizer, key, size, replicated()), progress
-    shapes = train_state_shapes(model, optimizer, size)
+        given = experiment.starting_values(config, model, splits.training)
+        state = create_train_state(
+            model, optimizer, key, size, replicated(), averaged=averaged, given=given
+        )
+        return state, progress
+    shapes = train_state_shapes(model, optimizer, size, averaged)
     state, saved = checkpoints.restore(last, shapes, replicated())
     if saved.fingerprint != progress.fingerprint:
         raise InputError(
