@@ -86,4 +86,12 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.split = "test"  # or train, validation, or a subset list: largepose, blur, ...
     config.evaluate.checkpoint = "best"  # or last, or a step
+    # Beside the rectangle without gains, which evaluation.json always starts with:
+    config.evaluate.boxes = ()  # of "rectangle" and "landmarks", each with and without the gains
+    config.evaluate.gains = ConfigDict()
+    config.evaluate.gains.two_pass = False  # crop again around the points of a first look
+    config.evaluate.gains.mirror = False  # average with the look at the mirrored face
+    config.evaluate.gains.jitters = 0  # further looks, at boxes moved and scaled by
+    config.evaluate.gains.jitter = 0.05  # at most so much of their sides
+    config.evaluate.box_errors = False  # NME with rectangles shifted and scaled by 5, 10 and 20 %
     return config

@@ -17,7 +17,7 @@ import optax
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import geometry, losses, optimizer, tensor_files, train_step
+from flm_jax import geometry, losses, optimizer, protocols, tensor_files, train_step
 from flm_jax.data import augmentation, drawn_faces, input_pipeline, transforms, wflw
 from flm_jax.errors import InputError, check_keywords
 from flm_jax.models import pretrained
@@ -32,7 +32,7 @@ _SECTIONS = {
     "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
     "checkpoint": "every_steps keep_last keep_best",
-    "evaluate": "split checkpoint",
+    "evaluate": "split checkpoint boxes gains box_errors",
 }
 
 _LEAST = {
@@ -47,6 +47,8 @@ _LEAST = {
     "optimizer.clip_norm": 0,
     "optimizer.backbone_rate": 0,
     "optimizer.accumulate": 1,
+    "evaluate.gains.jitters": 0,
+    "evaluate.gains.jitter": 0,
     "log.every_steps": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep_last": 1,
@@ -105,6 +107,12 @@ def check(config: ConfigDict) -> None:
     which = str(config.evaluate.checkpoint)
     if which not in ("best", "last") and not which.isdecimal():
         raise InputError(f"evaluate.checkpoint={which}: expected best, last or a step")
+    for box in config.evaluate.boxes:
+        if box not in transforms.BOXES:
+            expected = ", ".join(transforms.BOXES)
+            raise InputError(f"evaluate.boxes={config.evaluate.boxes}: expected of {expected}")
+    gains = dict.fromkeys(("predict", "boxes", "margins"))
+    check_keywords("evaluate.gains", protocols.predict_with_gains, **gains, **config.evaluate.gains)
     check_keywords("data.drawn", drawn_faces.draw_dataset, "", **config.data.drawn)
     check_keywords("data.crop", transforms.crop_box, None, **config.data.crop)
     if config.data.box not in transforms.BOXES:

@@ -12,6 +12,9 @@ from flm_jax import geometry
 from flm_jax.train_state import TrainState
 from flm_jax.train_step import split_over_devices
 
+# As `train_step.pmap_eval_step` makes it.
+EvalStep = Callable[[TrainState, dict[str, Any]], dict[str, Any]]
+
 
 class Predictions(NamedTuple):
     """Of n faces, in the order of their records.
@@ -29,7 +32,7 @@ class Predictions(NamedTuple):
 
 
 def predict_faces(
-    eval_step: Callable[[TrainState, dict[str, Any]], dict[str, Any]],
+    eval_step: EvalStep,
     state: TrainState,
     batches: Iterable[dict[str, ndarray]],
     num_faces: int,
@@ -37,7 +40,7 @@ def predict_faces(
     """Runs the network over evaluation batches and takes its points home to the images.
 
     Args:
-        eval_step: as `train_step.pmap_eval_step` makes it.
+        eval_step: the network and the loss.
         state: the weights.
         batches: of `input_pipeline.EvaluationOrder`, this process's rows of each.
         num_faces: how many faces the batches hold; each has to come exactly once.

@@ -192,6 +192,29 @@ def draw_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
     figure.savefig(path)
 
 
+def draw_error_curves(path: Path, errors: dict[str, Float[ndarray, " n"]]) -> None:
+    """Cumulative error distribution: the share of faces whose NME is at most the abscissa.
+
+    Args:
+        path: of the PNG.
+        errors: what is compared, by name: each face's NME as a fraction.
+    """
+    figure = matplotlib.figure.Figure(figsize=(6, 4.2), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    for name, values in errors.items():
+        steps = np.arange(len(values) + 1) / len(values)
+        edges = 100 * np.concatenate([np.sort(values), [np.inf]])
+        axes.stairs(100 * steps[1:], np.minimum(edges, 100), baseline=None, label=name)
+    axes.axvline(10, color="0.6", linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, 20)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("NME %")
+    axes.set_ylabel("faces %")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", title="failures lie right of the dots")
+    figure.savefig(path)
+
+
 def _show(axes, image) -> None:
     height, width = image.shape[:2]
     axes.imshow(image, interpolation="bilinear")
