@@ -10,12 +10,35 @@ CPU cores take under an hour for 742 steps (18 epochs), and the test NME is then
 
 from ml_collections import ConfigDict
 
+# Everything that can be done to a training face; none of it is. Normal draws end at two standard
+# deviations (sd); `most` and `least` bound uniform ones.
+AUGMENTATION = {
+    "mirror": {"probability": 0.0},
+    "rotation": {"probability": 0.0, "sd": 15.0},  # degrees
+    "scale": {"probability": 0.0, "sd": 0.1},  # of the factor's logarithm
+    "shift": {"probability": 0.0, "sd": 0.03},  # sides of the crop
+    "aspect": {"probability": 0.0, "sd": 0.05},  # of the logarithm of width / height
+    "box_jitter": {"probability": 0.0, "sd": 0.05},  # of each side, in widths and heights of it
+    "brightness": {"probability": 0.0, "most": 0.2},  # black to white is 1
+    "contrast": {"probability": 0.0, "most": 0.4},  # of the factor's logarithm, either way
+    "gamma": {"probability": 0.0, "most": 0.4},  # of the exponent's logarithm, either way
+    "saturation": {"probability": 0.0, "most": 0.4},  # of the factor's logarithm, either way
+    "grey": {"probability": 0.0},
+    "flat_patch": {"probability": 0.0, "most": 0.4},  # its longest side, in sides of the crop
+    "noise_patch": {"probability": 0.0, "most": 0.4},
+    "picture_patch": {"probability": 0.0, "most": 0.4},  # a piece of another training picture
+    "blur": {"probability": 0.0, "most": 0.015},  # sd of the Gaussian, in sides of the crop
+    "resolution": {"probability": 0.0, "least": 0.25},  # share of the side that is kept
+    "jpeg": {"probability": 0.0, "least": 20},  # quality
+}
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of the weights, the split and the order of the faces
     config.batch_size = 64  # over all devices of all processes
     config.num_epochs = 200
+    config.average_decay = 0.0  # of averaged weights, which validation and evaluation use; 0: none
 
     config.data = ConfigDict()
     config.data.root = "data/WFLW"
@@ -23,13 +46,20 @@ def get_config() -> ConfigDict:
     config.data.drop_lines = ()  # of the training list, from 1; 1035 and 2748 are mislabelled
     config.data.validation_fraction = 0.2  # of the training images
     config.data.image_size = 224
-    config.data.crop = ConfigDict({"margin": 10.0})  # px on each side of the rectangle
+    config.data.box = "rectangle"  # as annotated; or landmarks: the box of the true points
+    config.data.crop = ConfigDict()
+    config.data.crop.margin = 10.0  # px of the picture on each side of the box
+    config.data.crop.factor = 1.0  # then, times the sides
+    config.data.crop.square = False  # the square with the longer side; else the box is stretched
     config.data.num_workers = 0  # processes; 0 reads in threads of the main process
     config.data.num_threads = 4  # of every process
+    config.data.augmentation = ConfigDict(AUGMENTATION)
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # of the computation; or bfloat16
-    config.model.pretrained = ""
+    config.model.pretrained = ""  # or torchvision's or timm's .safetensors or .pth, README
+    config.model.mean_shape = False  # whether the head starts at that of the training faces
+    config.model.uncertainty = False  # of every point; the laplace loss learns it
     config.model.backbone = ConfigDict()
     config.model.backbone.stage_sizes = (3, 4, 6, 3)
     config.model.backbone.bottleneck = True
@@ -42,6 +72,9 @@ def get_config() -> ConfigDict:
     config.loss.reference_size = 224  # the loss is taken in pixels of a crop of this size
 
     config.optimizer = ConfigDict({"name": "adam", "b1": 0.9, "b2": 0.999, "eps": 1e-8})
+    config.optimizer.clip_norm = 0.0  # of the gradients; 0: any
+    config.optimizer.backbone_rate = 1.0  # its learning rate, as a share of the head's
+    config.optimizer.accumulate = 1  # batches that make one update
     config.schedule = ConfigDict({"name": "constant", "learning_rate": 1e-3})
 
     config.log = ConfigDict({"every_steps": 10})
@@ -53,4 +86,12 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.split = "test"  # or train, validation, or a subset list: largepose, blur, ...
     config.evaluate.checkpoint = "best"  # or last, or a step
+    # Beside the rectangle without gains, which evaluation.json always starts with:
+    config.evaluate.boxes = ()  # of "rectangle" and "landmarks", each with and without the gains
+    config.evaluate.gains = ConfigDict()
+    config.evaluate.gains.two_pass = False  # crop again around the points of a first look
+    config.evaluate.gains.mirror = False  # average with the look at the mirrored face
+    config.evaluate.gains.jitters = 0  # further looks, at boxes moved and scaled by
+    config.evaluate.gains.jitter = 0.05  # at most so much of their sides
+    config.evaluate.box_errors = False  # NME with rectangles shifted and scaled by 5, 10 and 20 %
     return config

@@ -17,29 +17,38 @@ import optax
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import losses, optimizer, train_step
-from flm_jax.data import drawn_faces, input_pipeline, transforms, wflw
+from flm_jax import geometry, losses, optimizer, protocols, tensor_files, train_step
+from flm_jax.data import augmentation, drawn_faces, input_pipeline, transforms, wflw
 from flm_jax.errors import InputError, check_keywords
-from flm_jax.models.landmark_regressor import LandmarkRegressor
+from flm_jax.models import pretrained
+from flm_jax.models.landmark_regressor import HEAD_SIZE, LandmarkRegressor
 from flm_jax.models.resnet import ResNet
 
 _SECTIONS = {
-    "": "seed batch_size num_epochs data model loss optimizer schedule log checkpoint evaluate",
-    "data": "root drawn drop_lines validation_fraction image_size crop num_workers num_threads",
-    "model": "dtype pretrained backbone",
+    "": "seed batch_size num_epochs average_decay data model loss optimizer schedule log "
+    "checkpoint evaluate",
+    "data": "root drawn drop_lines validation_fraction image_size box crop augmentation "
+    "num_workers num_threads",
+    "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
     "checkpoint": "every_steps keep_last keep_best",
-    "evaluate": "split checkpoint",
+    "evaluate": "split checkpoint boxes gains box_errors",
 }
 
 _LEAST = {
     "batch_size": 1,
     "num_epochs": 1,
     "seed": 0,
+    "average_decay": 0,
     "data.image_size": 32,
     "data.num_workers": 0,
     "data.num_threads": 1,
     "model.backbone.width": 1,
+    "optimizer.clip_norm": 0,
+    "optimizer.backbone_rate": 0,
+    "optimizer.accumulate": 1,
+    "evaluate.gains.jitters": 0,
+    "evaluate.gains.jitter": 0,
     "log.every_steps": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep_last": 1,
@@ -56,7 +65,7 @@ _FREE_ON_RESTART = (
     "evaluate",
     "num_epochs",
 )
-_FIXED_IN_EVALUATION = ("model", "data.image_size", "data.crop")
+_FIXED_IN_EVALUATION = ("model", "data.image_size", "data.box", "data.crop")
 
 
 class Splits(NamedTuple):
@@ -79,15 +88,17 @@ def check(config: ConfigDict) -> None:
     dtypes = ("float32", "bfloat16")
     if config.model.dtype not in dtypes:
         raise InputError(f"model.dtype={config.model.dtype}: expected one of {', '.join(dtypes)}")
-    if config.model.pretrained:
+    if config.model.uncertainty != (config.loss.get("name") == "laplace"):
         raise InputError(
-            f"model.pretrained={config.model.pretrained}: starting from given weights is not "
-            "available; leave it ''"
+            f"model.uncertainty={config.model.uncertainty} with loss.name={config.loss.name}: "
+            "the laplace loss learns the uncertainty, and no other does"
         )
     values = _flat(config.to_dict())
     for key, least in _LEAST.items():
         if values.get(key, least) < least:
             raise InputError(f"{key}={values[key]}: expected at least {least}")
+    if config.average_decay >= 1:
+        raise InputError(f"average_decay={config.average_decay}: expected less than 1")
     if not 0 < config.data.validation_fraction < 1:
         raise InputError(
             f"data.validation_fraction={config.data.validation_fraction}: expected a share of the "
@@ -96,8 +107,18 @@ def check(config: ConfigDict) -> None:
     which = str(config.evaluate.checkpoint)
     if which not in ("best", "last") and not which.isdecimal():
         raise InputError(f"evaluate.checkpoint={which}: expected best, last or a step")
+    for box in config.evaluate.boxes:
+        if box not in transforms.BOXES:
+            expected = ", ".join(transforms.BOXES)
+            raise InputError(f"evaluate.boxes={config.evaluate.boxes}: expected of {expected}")
+    gains = dict.fromkeys(("predict", "boxes", "margins"))
+    check_keywords("evaluate.gains", protocols.predict_with_gains, **gains, **config.evaluate.gains)
     check_keywords("data.drawn", drawn_faces.draw_dataset, "", **config.data.drawn)
-    check_keywords("data.crop", transforms.crop_from_image, None, None, **config.data.crop)
+    check_keywords("data.crop", transforms.crop_box, None, **config.data.crop)
+    if config.data.box not in transforms.BOXES:
+        expected = ", ".join(transforms.BOXES)
+        raise InputError(f"data.box={config.data.box}: expected one of {expected}")
+    augmentation.check(config.data.augmentation.to_dict())
     train_step.check_batch_size(config.batch_size, jax.device_count())
 
 
@@ -148,38 +169,55 @@ def training_order(config: ConfigDict, num_faces: int) -> input_pipeline.Trainin
 def training_batches(
     config: ConfigDict, records: Sequence[wflw.Record], start: int
 ) -> Generator[dict[str, ndarray]]:
-    """This process's batches from step `start` on."""
+    """This process's batches from step `start` on, augmented."""
     order = training_order(config, len(records))
-    return _batches(config, order, records, start, config.data.num_workers)
+    data = config.data
+    return _batches(
+        config,
+        order,
+        records,
+        box=data.box,
+        augmentation=data.augmentation.to_dict(),
+        num_workers=data.num_workers,
+        start=start,
+    )
 
 
 def evaluation_batches(
-    config: ConfigDict, records: Sequence[wflw.Record]
+    config: ConfigDict, records: Sequence[wflw.Record], *, box: str, mirror: bool = False
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches of every face once, read by threads of this process.
 
     Starting worker processes takes seconds, at every epoch's validation.
+
+    Args:
+        config: the crop and the batch size.
+        records: the faces.
+        box: their box, one of `transforms.BOXES`.
+        mirror: whether they are mirrored.
     """
     order = input_pipeline.EvaluationOrder(
         len(records), config.batch_size, jax.process_index(), jax.process_count()
     )
-    return _batches(config, order, records, 0, 0)
+    return _batches(config, order, records, box=box, mirror=mirror, num_workers=0)
 
 
-def _batches(config, order, records, start, num_workers):
+def _batches(config, order, records, box, **settings):
     data = config.data
     for record in records:
-        crop = transforms.crop_from_image(record.box, data.image_size, **data.crop)
+        crop = transforms.crop_from_image(
+            transforms.face_box(record, box), data.image_size, **data.crop
+        )
         if crop[0, 0] <= 0 or crop[1, 1] <= 0 or not np.isfinite(crop).all():
             raise InputError(f"{record.place}: data.crop={data.crop.to_dict()} leaves no crop")
     return input_pipeline.batches(
         order,
         records,
         image_size=data.image_size,
+        box=box,
         crop=data.crop.to_dict(),
-        num_workers=num_workers,
         num_threads=data.num_threads,
-        start=start,
+        **settings,
     )
 
 
@@ -190,7 +228,38 @@ def build_model(config: ConfigDict, *, folded: bool = False) -> LandmarkRegresso
         "axis_name": train_step.AXIS,
         "folded": folded,
     }
-    return LandmarkRegressor(_call("model.backbone", ResNet, config.model.backbone, **bound))
+    return LandmarkRegressor(
+        _call("model.backbone", ResNet, config.model.backbone, **bound),
+        uncertainty=config.model.uncertainty,
+    )
+
+
+def starting_values(
+    config: ConfigDict, model: LandmarkRegressor, records: Sequence[wflw.Record]
+) -> dict[str, Any]:
+    """The variables that do not start at random: a pretrained backbone, and the head's bias at the
+    mean shape of the training faces, `records`."""
+    given: dict[str, Any] = {}
+    if config.model.pretrained:
+        tensors = tensor_files.read_tensors(config.model.pretrained)
+        images = jnp.zeros((1, config.data.image_size, config.data.image_size, 3))
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+        parts = ("params", "batch_stats")
+        loaded = pretrained.load_backbone(
+            {name: shapes[name]["backbone"] for name in parts}, tensors
+        )
+        given = {name: {"backbone": loaded[name]} for name in parts}
+    if config.model.mean_shape:
+        maps = [
+            transforms.crop_from_image(
+                transforms.face_box(record, config.data.box), HEAD_SIZE, **config.data.crop
+            )
+            for record in records
+        ]
+        points = np.stack([record.landmarks for record in records])
+        shape = geometry.apply(np.stack(maps), points).mean(axis=0)
+        given.setdefault("params", {})["head"] = {"bias": shape.ravel().astype(np.float32)}
+    return given
 
 
 def build_face_loss(config: ConfigDict) -> losses.FaceLoss:

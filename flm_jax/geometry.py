@@ -15,6 +15,24 @@ def expand_box(box: Float[ndarray, "*n 4"], margin: float) -> Float[ndarray, "*n
     return box + np.array([-margin, -margin, margin, margin], box.dtype)
 
 
+def scale_box(box: Float[ndarray, "*n 4"], factor: float) -> Float[ndarray, "*n 4"]:
+    """The box with its sides multiplied by `factor`, about its middle."""
+    middle, half = (box[..., :2] + box[..., 2:]) / 2, factor / 2 * (box[..., 2:] - box[..., :2])
+    return np.concatenate([middle - half, middle + half], axis=-1)
+
+
+def square_box(box: Float[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
+    """The square around the box's middle with the longer of its sides."""
+    middle = (box[..., :2] + box[..., 2:]) / 2
+    half = (box[..., 2:] - box[..., :2]).max(axis=-1, keepdims=True) / 2
+    return np.concatenate([middle - half, middle + half], axis=-1)
+
+
+def bounding_box(points: Float[ndarray, "*n p 2"]) -> Float[ndarray, "*n 4"]:
+    """The smallest box that holds the points."""
+    return np.concatenate([points.min(axis=-2), points.max(axis=-2)], axis=-1)
+
+
 def crop_from_image(box: Float[ndarray, "4"], size: int) -> Float[ndarray, "2 3"]:
     """The map that stretches `box` over a crop of `size` x `size` pixels, edge on edge.
 
@@ -24,6 +42,11 @@ def crop_from_image(box: Float[ndarray, "4"], size: int) -> Float[ndarray, "2 3"
     xmin, ymin, xmax, ymax = box.astype(np.float64)
     scale_x, scale_y = size / (xmax - xmin), size / (ymax - ymin)
     return np.array([[scale_x, 0, -scale_x * xmin - 0.5], [0, scale_y, -scale_y * ymin - 0.5]])
+
+
+def mirror(size: int) -> Float[ndarray, "2 3"]:
+    """The map that mirrors a crop of `size` pixels in x: u -> size - 1 - u."""
+    return np.array([[-1.0, 0, size - 1], [0, 1.0, 0]])
 
 
 def apply(

@@ -50,6 +50,12 @@ PARTS = (
     Part("pupils", (97,), False, _YELLOW),
 )
 
+# The groups of parts and their points.
+GROUPS = {
+    group: tuple(i for part in PARTS if part.group == group for i in part.indices)
+    for group in dict.fromkeys(part.group for part in PARTS)
+}
+
 
 def _mirror_permutation() -> np.ndarray:
     mirror = np.empty(NUM_LANDMARKS, np.int64)

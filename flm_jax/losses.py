@@ -4,11 +4,13 @@ from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from flm_jax.errors import InputError, check_keywords
 
-FaceLoss = Callable[[Float[Array, "b 98 2"], Float[Array, "b 98 2"]], Float[Array, " b"]]
+# Predictions f32[b, 98, 2], or f32[b, 98, 3] with the scales of the errors, and targets.
+FaceLoss = Callable[[Float[Array, "b 98 c"], Float[Array, "b 98 2"]], Float[Array, " b"]]
 
 
 def wing_loss(
@@ -32,13 +34,93 @@ def wing_loss(
     Returns:
         The loss of every element. Its gradient at 0 is 0.
     """
-    difference = predictions - targets
-    # The absolute value; jnp.abs has the gradient 1 at 0, where the loss has its minimum.
-    error = jnp.sign(difference) * difference
+    error = l1_loss(predictions, targets)
     # w ln(1 + |x| / eps) for |x| < w, else |x| - C, with C such that the pieces meet
     inside = width * jnp.log1p(error / curvature)
     outside = error - width + width * jnp.log1p(width / curvature)
     return jnp.where(error < width, inside, outside)
+
+
+def soft_wing_loss(
+    predictions: Float[Array, "*shape"],
+    targets: Float[Array, "*shape"],
+    *,
+    inner: float,
+    width: float,
+    curvature: float,
+) -> Float[Array, "*shape"]:
+    """Soft Wing loss: the absolute error while it is small, logarithmic beyond.
+
+    Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", IEEE TIP 2021,
+    there with inner 2, width 20 and curvature 0.5. Coordinates of a unit square stay inside: there
+    it is the L1 loss.
+
+    Args:
+        predictions: any shape.
+        targets: the same shape and unit.
+        inner: the error at which the two pieces meet (omega_1).
+        width: the weight of the logarithm (omega_2).
+        curvature: bends the logarithm (epsilon).
+    """
+    error = l1_loss(predictions, targets)
+    # |x| for |x| < w1, else w2 ln(1 + |x| / eps) + B, with B such that the pieces meet
+    outside = inner + width * (jnp.log1p(error / curvature) - jnp.log1p(inner / curvature))
+    return jnp.where(error < inner, error, outside)
+
+
+def rectified_wing_loss(
+    predictions: Float[Array, "*shape"],
+    targets: Float[Array, "*shape"],
+    *,
+    rectified: float,
+    width: float,
+    curvature: float,
+) -> Float[Array, "*shape"]:
+    """Rectified Wing loss: Wing loss that ignores errors as small as those of the labels.
+
+    Feng et al., "Rectified Wing Loss for Efficient and Robust Facial Landmark Localisation with
+    Convolutional Neural Networks", IJCV 2020, there with rectified 0.5, width 10 and curvature 2.
+
+    Args:
+        predictions: any shape.
+        targets: the same shape and unit.
+        rectified: the error below which the loss is 0 (r), smaller than `width`.
+        width: the error at which the logarithmic piece ends (w).
+        curvature: bends it (epsilon).
+    """
+    error = l1_loss(predictions, targets)
+    # 0 for |x| < r, w ln(1 + (|x| - r) / eps) for |x| < w, else |x| - C
+    inside = width * jnp.log1p(jnp.maximum(error - rectified, 0) / curvature)
+    outside = error - width + width * jnp.log1p((width - rectified) / curvature)
+    return jnp.where(error < width, inside, outside)
+
+
+def l1_loss(
+    predictions: Float[Array, "*shape"], targets: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """The absolute error, with the gradient 0 at 0, where jnp.abs has 1."""
+    difference = predictions - targets
+    return jnp.sign(difference) * difference
+
+
+def laplace_loss(
+    predictions: Float[Array, "*shape"],
+    targets: Float[Array, "*shape"],
+    scale: Float[Array, "*#shape"],
+) -> Float[Array, "*shape"]:
+    """Negative log-likelihood of a Laplace distribution around the prediction.
+
+    As Kendall and Gal, "What Uncertainties Do We Need in Bayesian Deep Learning for Computer
+    Vision?", NeurIPS 2017, eq. 5, with a Laplace distribution for their Gaussian. It is least
+    where the scale is the mean absolute error, so a trained scale is the error to expect.
+
+    Args:
+        predictions: any shape.
+        targets: the same shape and unit.
+        scale: of the distribution (b), positive, in the same unit.
+    """
+    # |x| / b + ln(2 b)
+    return l1_loss(predictions, targets) / scale + jnp.log(2 * scale)
 
 
 def make_face_loss(
@@ -47,26 +129,42 @@ def make_face_loss(
     """The mean over a face's coordinates, in pixels of a reference crop.
 
     Args:
-        name: `wing`.
+        name: `wing`, `soft_wing`, `rectified_wing`, `l1`, `smooth_l1` (optax's Huber loss, which is
+            delta times it), or `laplace`, whose predictions have a scale beside x and y.
         reference_size: the side of the crop whose pixels the loss is taken in, so that its
-            hyperparameters mean the same at every input size.
+            hyperparameters mean the same at every input size. With 1 the targets are normalised to
+            the unit square.
         image_size: the side of the network's input, in whose pixels the coordinates are.
         **hyperparameters: of the elementwise loss.
 
     Returns:
-        A function of predictions and targets, f32[b, 98, 2] -> f32[b].
+        A function of predictions and targets, f32[b, 98, 2 or 3], f32[b, 98, 2] -> f32[b].
     """
-    losses: dict[str, Callable[..., Array]] = {"wing": wing_loss}
+    losses: dict[str, Callable[..., Array]] = {
+        "wing": wing_loss,
+        "soft_wing": soft_wing_loss,
+        "rectified_wing": rectified_wing_loss,
+        "l1": l1_loss,
+        "smooth_l1": optax.losses.huber_loss,
+        "laplace": laplace_loss,
+    }
     if name not in losses:
         raise InputError(f"loss.name={name}: expected one of {', '.join(losses)}")
-    check_keywords("loss", losses[name], 0, 0, **hyperparameters)
+    learned = (0,) if name == "laplace" else ()  # what the network predicts beside x and y
+    check_keywords("loss", losses[name], 0, 0, *learned, **hyperparameters)
     for key, value in {"reference_size": reference_size, **hyperparameters}.items():
         if not value > 0:
             raise InputError(f"loss.{key}={value}: expected a positive number")
+    if name == "rectified_wing" and hyperparameters["rectified"] >= hyperparameters["width"]:
+        raise InputError(
+            f"loss.rectified={hyperparameters['rectified']}: expected less than loss.width"
+        )
     elementwise = partial(losses[name], **hyperparameters)
     scale = reference_size / image_size
 
     def face_loss(predictions, targets):
-        return elementwise(scale * predictions, scale * targets).mean(axis=(1, 2))
+        points, scales = scale * predictions[..., :2], scale * predictions[..., 2:]
+        learned = (scales,) if name == "laplace" else ()
+        return elementwise(points, scale * targets, *learned).mean(axis=(1, 2))
 
     return face_loss

@@ -1,7 +1,9 @@
 """The learning rate's schedule and the optax chain."""
 
 from collections.abc import Callable
+from functools import partial
 
+import jax
 import optax
 
 from flm_jax.errors import InputError, check_keywords
@@ -33,14 +35,53 @@ def make_schedule(name: str, *, learning_rate: float, num_steps: int, **settings
 
 
 def make_optimizer(
-    name: str, *, schedule: optax.Schedule, **hyperparameters: float
+    name: str,
+    *,
+    schedule: optax.Schedule,
+    clip_norm: float = 0.0,
+    backbone_rate: float = 1.0,
+    accumulate: int = 1,
+    **hyperparameters: float,
 ) -> optax.GradientTransformation:
-    """Optax's own `adam`, `adamw` or `sgd` with the schedule and its hyperparameters."""
-    optimizers: dict[str, Callable] = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
+    """Optax's own optimiser with the schedule, and what stands around it.
+
+    Args:
+        name: `adam`, `adamw` (whose decay leaves out biases and batch norm) or `sgd`.
+        schedule: the learning rate of every step.
+        clip_norm: the largest norm that the gradients keep; 0: any.
+        backbone_rate: the backbone's learning rate as a share of the head's.
+        accumulate: steps whose mean gradient makes one update, for devices that hold no larger
+            batch.
+        **hyperparameters: of the optimiser.
+    """
+    optimizers: dict[str, Callable] = {
+        "adam": optax.adam,
+        "adamw": partial(optax.adamw, mask=_kernels),
+        "sgd": optax.sgd,
+    }
     if name not in optimizers:
         raise InputError(f"optimizer.name={name}: expected one of {', '.join(optimizers)}")
     check_keywords("optimizer", optimizers[name], schedule, **hyperparameters)
-    return optimizers[name](schedule, **hyperparameters)
+    # The optimiser counts its updates, the schedule steps.
+    chain = [optimizers[name](lambda count: schedule(count * accumulate), **hyperparameters)]
+    if clip_norm:
+        chain.insert(0, optax.clip_by_global_norm(clip_norm))
+    if backbone_rate != 1:
+        chain.append(optax.masked(optax.scale(backbone_rate), _backbone))
+    optimizer = optax.chain(*chain) if len(chain) > 1 else chain[0]
+    if accumulate > 1:
+        return optax.MultiSteps(optimizer, accumulate).gradient_transformation()
+    return optimizer
+
+
+def _kernels(params):
+    """Which leaves are kernels."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _backbone(params):
+    """Which leaves are the backbone's."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "backbone", params)
 
 
 def _constant(peak, num_steps):

@@ -6,6 +6,7 @@ too. All sums run over the mapped axis `AXIS`, so that N devices compute what on
 batch.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -35,8 +36,11 @@ def train_step(
     optimizer: optax.GradientTransformation,
     face_loss: FaceLoss,
     schedule: optax.Schedule,
+    average_decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update by the mean loss over the faces of the global batch.
+
+    Where the state keeps averages, they follow by `average_decay`.
 
     Returns:
         The next state, and the same on all devices: `loss` before the update, `gradient_norm` and
@@ -69,8 +73,23 @@ def train_step(
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
+        average=state.average,
     )
-    return state, scalars
+    return _update_average(state, average_decay), scalars
+
+
+def _update_average(state: TrainState, decay: float) -> TrainState:
+    if not state.average:
+        return state
+    # A shorter memory at first, as TensorFlow's ExponentialMovingAverage has it with `num_updates`:
+    # the random start would weigh on the average for 1 / (1 - decay) steps.
+    kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    average = jax.tree.map(
+        lambda mean, value: value + kept.astype(value.dtype) * (mean - value),
+        state.average,
+        state.variables,
+    )
+    return dataclasses.replace(state, average=average)
 
 
 def eval_step(
@@ -85,15 +104,18 @@ def eval_step(
         face_loss: predictions and landmarks -> f32[b/d].
 
     Returns:
-        `landmarks` f32[d, b/d, 98, 2] in pixels of the images, and `loss` f32[d, b/d], for the d
-        devices, beside `index`, `mask` and `image_from_crop` as they came.
+        `landmarks` f32[d, b/d, 98, 2] in pixels of the images, `scale` f32[d, b/d, 98] of their
+        errors where the network predicts it, and `loss` f32[d, b/d], for the d devices, beside
+        `index`, `mask` and `image_from_crop` as they came.
     """
     predictions: Any = model.apply(variables, batch["image"], train=False)
     output = {
-        "landmarks": predictions,
+        "landmarks": predictions[..., :2],
         "loss": face_loss(predictions, batch["landmarks"]),
         **{name: batch[name] for name in ("index", "mask", "image_from_crop")},
     }
+    if predictions.shape[-1] == 3:
+        output["scale"] = predictions[..., 2]
     return jax.lax.all_gather(output, AXIS)
 
 
@@ -102,10 +124,16 @@ def pmap_train_step(
     optimizer: optax.GradientTransformation,
     face_loss: FaceLoss,
     schedule: optax.Schedule,
+    average_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """`train_step` on all devices; the state is donated. Batches are `[d, b/d, ...]`."""
     step = partial(
-        train_step, model=model, optimizer=optimizer, face_loss=face_loss, schedule=schedule
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        face_loss=face_loss,
+        schedule=schedule,
+        average_decay=average_decay,
     )
     return _pmap(step, out_axes=(None, None), donate_argnums=0)
 

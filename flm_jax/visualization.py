@@ -60,17 +60,9 @@ def draw_predictions(
         titles: what stands above each face.
         columns: faces in a row.
     """
-    columns = min(columns, len(crops))
-    rows = -(-len(crops) // columns)
-    figure = matplotlib.figure.Figure(
-        figsize=(2.2 * columns, 2.36 * rows + 0.45), dpi=130, facecolor="white"
-    )
-    grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.62 / (2.36 * rows + 0.45), 0.03, 0.11)
-    for axes in grid.flat:
-        axes.set_axis_off()
+    figure, grid = _make_grid(len(crops), columns, legend=0.62)
     for axes, crop, prediction, target, title in zip(
-        grid.flat, crops, predictions, targets, titles, strict=False
+        grid, crops, predictions, targets, titles, strict=False
     ):
         _show(axes, crop)
         draw_landmarks(axes, target, size=3, filled=False)
@@ -78,6 +70,49 @@ def draw_predictions(
         axes.set_title(title, fontsize=8, pad=2)
     _add_legend(figure)
     figure.savefig(path)
+
+
+def draw_faces(
+    path: Path,
+    crops: Sequence[UInt8[ndarray, "s s 3"]],
+    landmarks: Float[ndarray, "n 98 2"],
+    titles: Sequence[str],
+    *,
+    columns: int = 8,
+) -> None:
+    """A grid of faces with their landmarks, as dots coloured by face part.
+
+    Args:
+        path: of the PNG.
+        crops: RGB pictures of the faces, all of one size.
+        landmarks: pixels of the crops.
+        titles: what stands above each face.
+        columns: faces in a row.
+    """
+    figure, grid = _make_grid(len(crops), columns, legend=0.17)
+    for axes, crop, points, title in zip(grid, crops, landmarks, titles, strict=False):
+        _show(axes, crop)
+        draw_landmarks(axes, points, size=2)
+        axes.set_title(title, fontsize=8, pad=2)
+    figure.savefig(path)
+
+
+def unnormalise(images: Float[ndarray, "*b s s 3"]) -> UInt8[ndarray, "*b s s 3"]:
+    """The pictures of normalised RGB images."""
+    return np.round(127.5 * (images + 1)).astype(np.uint8)
+
+
+def _make_grid(count: int, columns: int, legend: float):
+    """A figure, and axes without frames for `count` pictures below so many inches of legend."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    height = 2.36 * rows + legend - 0.17
+    figure = matplotlib.figure.Figure(figsize=(2.2 * columns, height), dpi=130, facecolor="white")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - legend / height, 0.03, 0.11)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, grid.flat
 
 
 def _add_legend(figure) -> None:
@@ -154,6 +189,29 @@ def draw_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
     axes.yaxis.set_minor_formatter("")
     axes.grid(alpha=0.25)
     axes.legend()
+    figure.savefig(path)
+
+
+def draw_error_curves(path: Path, errors: dict[str, Float[ndarray, " n"]]) -> None:
+    """Cumulative error distribution: the share of faces whose NME is at most the abscissa.
+
+    Args:
+        path: of the PNG.
+        errors: what is compared, by name: each face's NME as a fraction.
+    """
+    figure = matplotlib.figure.Figure(figsize=(6, 4.2), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    for name, values in errors.items():
+        steps = np.arange(len(values) + 1) / len(values)
+        edges = 100 * np.concatenate([np.sort(values), [np.inf]])
+        axes.stairs(100 * steps[1:], np.minimum(edges, 100), baseline=None, label=name)
+    axes.axvline(10, color="0.6", linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, 20)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("NME %")
+    axes.set_ylabel("faces %")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", title="failures lie right of the dots")
     figure.savefig(path)
 
 

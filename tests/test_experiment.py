@@ -1,10 +1,16 @@
 import copy
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from test_tensor_files import safetensors_bytes
 
 from configs import demo, wflw_resnet50
 from flm_jax import experiment
 from flm_jax.errors import InputError
+from flm_jax.models import pretrained
+from flm_jax.train_state import create_train_state
 
 
 @pytest.fixture
@@ -30,7 +36,10 @@ def change(config, key, value):
         ("batchsize", 3, r"config has unknown keys \['batchsize'\]"),
         ("data.sise", 3, r"config.data has unknown keys \['sise'\]"),
         ("model.dtype", "float16", "model.dtype=float16: expected one of float32, bfloat16"),
-        ("model.pretrained", "weights.pth", "model.pretrained=weights.pth: "),
+        ("model.uncertainty", True, "model.uncertainty=True with loss.name=wing: the laplace loss"),
+        ("average_decay", 1.0, "average_decay=1.0: expected less than 1"),
+        ("optimizer.accumulate", 0, "optimizer.accumulate=0: expected at least 1"),
+        ("data.box", "face", "data.box=face: expected one of rectangle, landmarks"),
         ("batch_size", 0, "batch_size=0: expected at least 1"),
         ("batch_size", 60, "batch_size=60 does not divide over 8 devices"),
         ("num_epochs", 0, "num_epochs=0: expected at least 1"),
@@ -97,8 +106,14 @@ def test_the_reader_gets_the_settings_of_the_config(config, train_records, monke
     config = change(config, "data.num_workers", 3)
     config.batch_size = 8
     experiment.training_batches(config, train_records, 5)
-    experiment.evaluation_batches(config, train_records)
-    assert [(each["num_workers"], each["start"]) for each in seen] == [(3, 5), (0, 0)]
+    experiment.evaluation_batches(config, train_records, box="landmarks")
+    assert [(each["num_workers"], each["box"]) for each in seen] == [
+        (3, "rectangle"),
+        (0, "landmarks"),
+    ]
+    assert seen[0]["start"] == 5
+    assert seen[0]["augmentation"] == config.data.augmentation.to_dict()
+    assert "augmentation" not in seen[1]
 
 
 def test_a_crop_of_no_size_names_the_face(config, train_records):
@@ -171,3 +186,49 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         experiment.write_atomically(path, fail)
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
     assert path.read_text() == "good"
+
+
+def test_the_head_starts_at_the_mean_shape_of_the_training_faces(config, train_records):
+    config = change(config, "model.mean_shape", True)
+    given = experiment.starting_values(config, experiment.build_model(config), train_records)
+    shapes = []
+    for record in train_records:
+        low, high = record.box[:2] - 10, record.box[2:] + 10
+        shapes.append((record.landmarks - low) / (high - low) * 224 - 0.5)
+    expected = np.mean(shapes, axis=0)
+    np.testing.assert_allclose(given["params"]["head"]["bias"].reshape(98, 2), expected, atol=1e-3)
+    assert given.keys() == {"params"}
+
+
+def test_a_pretrained_backbone_is_where_training_starts(config, train_records, tmp_path):
+    config.model.backbone.update({"stage_sizes": (1, 1), "width": 4})
+    config.data.image_size = 32
+    config.model.pretrained = str(tmp_path / "weights.safetensors")
+    model = experiment.build_model(config)
+    fresh = model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), train=False)
+    backbone = {name: fresh[name]["backbone"] for name in ("params", "batch_stats")}
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(backbone)[0]:
+        values = np.asarray(leaf)
+        values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
+        tensors[pretrained.torch_name([key.key for key in path])] = np.ascontiguousarray(values + 1)
+    (tmp_path / "weights.safetensors").write_bytes(safetensors_bytes(tensors))
+    given = experiment.starting_values(config, model, train_records)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b + 1),
+        {name: given[name]["backbone"] for name in backbone},
+        backbone,
+    )
+    assert "head" not in given["params"]
+    # What the program trains starts there too.
+    adam = experiment.build_optimizer(config, lambda step: 1e-3)
+    state = create_train_state(model, adam, jax.random.key(0), 32, given=given)
+    np.testing.assert_array_equal(
+        state.params["backbone"]["conv1"]["kernel"], given["params"]["backbone"]["conv1"]["kernel"]
+    )
+
+
+def test_pretrained_weights_that_are_not_there_are_named(config, train_records):
+    config.model.pretrained = "gone.safetensors"
+    with pytest.raises(InputError, match="model.pretrained=gone.safetensors: no such file"):
+        experiment.starting_values(config, experiment.build_model(config), train_records)

@@ -14,8 +14,8 @@ CROP = {"margin": 10.0}
 
 
 def read(order, records, **settings):
-    settings = {"image_size": 32, "crop": CROP, "num_workers": 0, "num_threads": 2, **settings}
-    return list(input_pipeline.batches(order, records, **settings))
+    settings = {"box": "rectangle", "crop": CROP, "num_workers": 0, "num_threads": 2, **settings}
+    return list(input_pipeline.batches(order, records, **{"image_size": 32, **settings}))
 
 
 def make_order(**settings):

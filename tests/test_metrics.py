@@ -59,3 +59,33 @@ def test_mean_shape_placed_in_its_own_boxes_gives_similar_faces_back():
     faces = metrics.place_shape(shape, boxes)
     np.testing.assert_allclose(metrics.mean_shape(faces, boxes), shape, atol=1e-5)
     np.testing.assert_allclose(faces[0, 3], [10 + 40 * shape[3, 0], 20 + 80 * shape[3, 1]])
+
+
+def test_group_nme_by_hand():
+    predictions, targets = faces_with_errors([0.0, 0.0])
+    predictions[0, 96] = targets[0, 96] + [30.0, 40.0]  # 50 px, eyes 50 px apart, one pupil of two
+    predictions[1, :33] += [0.0, 5.0]
+    found = metrics.group_nme(predictions, targets)
+    assert found == pytest.approx(
+        {"contour": 0.05, "brows": 0, "nose": 0, "eyes": 0, "mouth": 0, "pupils": 0.25}
+    )
+
+
+def test_group_errors_weighted_by_their_points_are_the_nme():
+    rng = np.random.default_rng(0)
+    targets, predictions = rng.normal(size=(2, 5, 98, 2)).astype(np.float32)
+    groups = metrics.group_nme(predictions, targets)
+    counts = {"contour": 33, "brows": 18, "nose": 9, "eyes": 16, "mouth": 20, "pupils": 2}
+    assert list(groups) == list(counts)
+    mean = sum(counts[group] * error for group, error in groups.items()) / 98
+    assert mean == pytest.approx(metrics.nme(predictions, targets).mean())
+
+
+def test_the_bootstrap_interval_is_that_of_a_mean():
+    errors = np.random.default_rng(1).gamma(4, 0.015, 400)
+    low, high = metrics.nme_interval(errors)
+    half = 1.96 * errors.std() / np.sqrt(400)
+    assert low == pytest.approx(errors.mean() - half, rel=0.02)
+    assert high == pytest.approx(errors.mean() + half, rel=0.02)
+    assert metrics.nme_interval(errors) == (low, high)
+    assert metrics.nme_interval(np.full(7, 0.05)) == pytest.approx((0.05, 0.05))

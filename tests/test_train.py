@@ -157,6 +157,34 @@ def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_were_not(trained, faces_roo
     assert read_log(tmp_path) == read_log(workdir)
 
 
+def test_averages_accumulation_and_augmentation_continue_too(faces_root, tmp_path):
+    """Stopped after any step, the middle of an accumulation included, the run ends the same."""
+    recipe = [
+        "--config.average_decay=0.9",
+        "--config.optimizer.accumulate=2",
+        "--config.optimizer.clip_norm=1.0",
+        "--config.data.augmentation.rotation.probability=0.5",
+        "--config.data.augmentation.picture_patch.probability=0.5",
+        "--config.checkpoint.every_steps=1",
+        "--config.checkpoint.keep_last=100",
+    ]
+    code, output = run(*tiny(faces_root, tmp_path, *recipe))
+    assert code == 0, output
+    last, expected = read_state(tmp_path)
+    log, figures = read_log(tmp_path), (tmp_path / "evaluation.json").read_text()
+    for step in range(4, last + 1):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    code, output = run(*tiny(faces_root, tmp_path, *recipe, "--config.data.num_workers=2"))
+    assert code == 0, output
+    assert "continuing after step 3" in output
+    step, state = read_state(tmp_path)
+    assert step == last
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert "head" in state["average"]["params"]
+    assert read_log(tmp_path) == log
+    assert (tmp_path / "evaluation.json").read_text() == figures
+
+
 def test_an_interrupt_of_the_group_reaches_no_worker(faces_root, tmp_path):
     process = start(*tiny(faces_root, tmp_path, "--config.data.num_workers=2"))
     # The line that it starts with comes right before the workers do.

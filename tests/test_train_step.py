@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import logging
 import re
@@ -204,3 +205,83 @@ def test_the_state_starts_the_same_from_the_same_key():
     assert isinstance(again, TrainState)
     for x, y in zip(jax.tree.leaves(make_state()), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def averaged_state(given=None):
+    return create_train_state(
+        make_model(), ADAM, jax.random.key(0), SIZE, steps.replicated(), averaged=True, given=given
+    )
+
+
+def test_averages_follow_parameters_and_statistics():
+    schedule = optax.constant_schedule(0.05)
+    adam = optax.adam(schedule)
+    step = steps.pmap_train_step(make_model(), adam, FACE_LOSS, schedule, 0.5)
+    state = create_train_state(
+        make_model(), adam, jax.random.key(0), SIZE, steps.replicated(), averaged=True
+    )
+    expected = jax.tree.map(np.array, state.variables)
+    for index in range(4):
+        state, _ = step(state, steps.split_over_devices(make_batch(seed=index), 8))
+        # The memory grows with the steps, (1 + n) / (10 + n), to the decay.
+        kept = min(0.5, (2 + index) / (11 + index))
+        expected = jax.tree.map(
+            lambda mean, value, kept=kept: kept * mean + (1 - kept) * np.array(value),
+            expected,
+            state.variables,
+        )
+    for a, b in zip(jax.tree.leaves(state.average), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    moved = [
+        np.abs(np.array(a) - b).max()
+        for a, b in zip(
+            jax.tree.leaves(state.average), jax.tree.leaves(state.variables), strict=True
+        )
+    ]
+    assert min(moved) > 0
+
+
+def test_evaluation_uses_the_averages():
+    state, batch = averaged_state(), steps.split_over_devices(make_batch(), 8)
+    evaluate = steps.pmap_eval_step(make_model(), FACE_LOSS)
+    expected = evaluate(state.averaged_variables, batch)["landmarks"]
+    spoilt = dataclasses.replace(state, params=jax.tree.map(jnp.zeros_like, state.params))
+    np.testing.assert_array_equal(evaluate(spoilt.averaged_variables, batch)["landmarks"], expected)
+    plain = dataclasses.replace(spoilt, average={})
+    assert np.abs(evaluate(plain.averaged_variables, batch)["landmarks"] - expected).max() > 0.01
+
+
+def test_given_values_are_where_training_starts():
+    bias = np.arange(196, dtype=np.float32)
+    state = averaged_state({"params": {"head": {"bias": bias}}})
+    np.testing.assert_array_equal(state.params["head"]["bias"], bias)
+    np.testing.assert_array_equal(state.average["params"]["head"]["bias"], bias)
+    kernel = make_state().params["head"]["kernel"]
+    np.testing.assert_array_equal(state.params["head"]["kernel"], kernel)
+    with pytest.raises(ValueError, match="leaves that the network has not"):
+        averaged_state({"params": {"haed": {"bias": bias}}})
+
+
+def test_a_network_of_uncertainty_learns_the_size_of_its_errors():
+    """Random targets around a mean: the scales approach the spread of each coordinate."""
+    model = dataclasses.replace(make_model(), uncertainty=True)
+    loss = make_face_loss("laplace", reference_size=224, image_size=SIZE)
+    schedule = optax.cosine_decay_schedule(0.2, 150)
+    adam = optax.adam(schedule)
+    step = steps.pmap_train_step(model, adam, loss, schedule)
+    middle = {"params": {"head": {"bias": np.full(196, 112, np.float32)}}}
+    state = create_train_state(
+        model, adam, jax.random.key(1), SIZE, steps.replicated(), given=middle
+    )
+    rng = np.random.default_rng(0)
+    spread = np.where(np.arange(98) < 49, 0.3, 3.0)[:, None]
+    for _ in range(150):
+        batch = make_batch()
+        batch["image"] = np.zeros_like(batch["image"])
+        batch["landmarks"] = (16 + rng.laplace(0, 1, (16, 98, 2)) * spread).astype(np.float32)
+        state, _ = step(state, steps.split_over_devices(batch, 8))
+    output = steps.pmap_eval_step(model, loss)(state.variables, steps.put_on_devices(batch))
+    assert output["scale"].shape == (8, 2, 98)
+    scale = np.asarray(output["scale"]).reshape(16, 98).mean(axis=0)
+    assert np.median(scale[:49]) == pytest.approx(0.3, rel=0.3)
+    assert np.median(scale[49:]) == pytest.approx(3.0, rel=0.3)

@@ -171,3 +171,20 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path, jpeg):
 def test_records_are_immutable(tmp_path):
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_record(tmp_path / "a.jpg").line = 3
+
+
+def test_a_square_crop_has_the_longer_side_around_the_same_middle():
+    box = np.array([20, 30, 60, 90], np.float32)
+    square = transforms.crop_box(box, margin=0.0, factor=1.5, square=True)
+    np.testing.assert_allclose(square, [40 - 45, 60 - 45, 40 + 45, 60 + 45])
+    stretched = transforms.crop_box(box, margin=10.0, factor=2.0)
+    np.testing.assert_allclose(stretched, [40 - 60, 60 - 80, 40 + 60, 60 + 80])
+
+
+def test_the_landmarks_box_holds_the_true_points(tmp_path):
+    landmarks = np.random.default_rng(0).uniform(10, 90, (98, 2)).astype(np.float32)
+    record = dataclasses.replace(make_record(tmp_path / "a.jpg"), landmarks=landmarks)
+    found = transforms.face_box(record, "landmarks")
+    np.testing.assert_array_equal(found[:2], landmarks.min(axis=0))
+    np.testing.assert_array_equal(found[2:], landmarks.max(axis=0))
+    np.testing.assert_array_equal(transforms.face_box(record, "rectangle"), record.box)

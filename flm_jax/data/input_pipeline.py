@@ -1,6 +1,6 @@
 """The grain loader: records to batches, in an order that the seed and the step alone decide.
 
-    order of the step -> this process's rows -> read, crop, normalise -> prefetch
+    step -> this process's rows -> read, crop, augment, normalise -> prefetch
 
 An element of the grain dataset is a whole batch, written once into its arrays. Its number is the
 training step, so a run continues exactly from any step, whatever number of processes, workers and
@@ -24,9 +24,10 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from flm_jax import geometry
-from flm_jax.data import transforms
+from flm_jax.data import augmentation, transforms
 from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
+from flm_jax.landmarks import MIRROR
 
 _PADDING = -1
 
@@ -66,6 +67,9 @@ class TrainingOrder:
     def __len__(self) -> int:
         return self.num_epochs * self.steps_per_epoch
 
+    def epoch(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
     def __getitem__(self, step: int) -> Int[ndarray, " rows"]:
         epoch, batch = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_faces)
@@ -98,43 +102,80 @@ def _share(rows, process_index, process_count):
 
 @dataclasses.dataclass(frozen=True)
 class ReadBatch(grain.transforms.Map):
-    """Rows -> batch; padding is zero, with index -1 and mask 0.
+    """Step -> batch; padding is zero, with index -1 and mask 0.
 
     A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in its pixels, image_from_crop
-    f32[b, 2, 3], index i32[b] and mask f32[b].
+    f32[b, 2, 3], index i32[b] and mask f32[b]. Where image_from_crop mirrors, landmark i is
+    landmark MIRROR[i] of the record.
 
     Attributes:
+        order: the rows of every step.
         records: what the rows count.
         image_size: the side s of the crop.
-        crop: keywords of `transforms.crop_from_image`.
+        box: the face's box, one of `transforms.BOXES`.
+        crop: keywords of `transforms.crop_box`.
+        augmentation: settings of `augmentation`, for training; None: the faces as they are.
+        mirror: whether every face is mirrored.
     """
 
+    order: TrainingOrder | EvaluationOrder
     records: Sequence[Record]
     image_size: int
+    box: str
     crop: Mapping[str, Any]
+    augmentation: augmentation.Settings | None
+    mirror: bool
 
-    def map(self, rows: Int[ndarray, " rows"]) -> dict[str, ndarray]:
-        batch_size, size = len(rows), self.image_size
+    def map(self, step: int) -> dict[str, ndarray]:
+        rows, size = self.order[step], self.image_size
         batch = {
-            "image": np.zeros((batch_size, size, size, 3), np.float32),
-            "landmarks": np.zeros((batch_size, 98, 2), np.float32),
-            "image_from_crop": np.zeros((batch_size, 2, 3), np.float32),
+            "image": np.zeros((len(rows), size, size, 3), np.float32),
+            "landmarks": np.zeros((len(rows), 98, 2), np.float32),
+            "image_from_crop": np.zeros((len(rows), 2, 3), np.float32),
             "index": rows.astype(np.int32),
             "mask": (rows != _PADDING).astype(np.float32),
         }
         for i, row in enumerate(rows):
             if row != _PADDING:
-                self._write_sample(self.records[row], batch, i)
+                self._write_sample(step, row, batch, i)
         return batch
 
-    def _write_sample(self, record, batch, i):
-        crop_from_image = transforms.crop_from_image(record.box, self.image_size, **self.crop)
+    def _write_sample(self, step, row, batch, i):
+        record = self.records[row]
+        if self.augmentation is None:
+            crop_from_image = self._plain_crop_from_image(record)
+            crop, image_from_crop = self._cut(record, crop_from_image)
+        else:
+            assert isinstance(self.order, TrainingOrder)
+            rng = augmentation.face_generator(self.order.seed, self.order.epoch(step), int(row))
+            box = transforms.face_box(record, self.box)
+            crop_from_image = augmentation.crop_from_image(
+                rng, box, self.image_size, self.crop, self.augmentation
+            )
+            crop, image_from_crop = self._cut(record, crop_from_image)
+            crop = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
+        transforms.normalise(crop, out=batch["image"][i])
+        landmarks = geometry.apply(crop_from_image, record.landmarks)
+        mirrored = np.linalg.det(crop_from_image[:, :2]) < 0
+        batch["landmarks"][i] = landmarks[MIRROR] if mirrored else landmarks
+        batch["image_from_crop"][i] = image_from_crop
+
+    def _plain_crop_from_image(self, record):
+        box = transforms.face_box(record, self.box)
+        crop_from_image = transforms.crop_from_image(box, self.image_size, **self.crop)
+        if not self.mirror:
+            return crop_from_image
+        return geometry.compose(geometry.mirror(self.image_size), crop_from_image)
+
+    def _cut(self, record, crop_from_image):
         image_from_crop = geometry.invert(crop_from_image)
         image = transforms.read_image(record)
-        crop = transforms.crop_image(image, image_from_crop, self.image_size)
-        transforms.normalise(crop, out=batch["image"][i])
-        batch["landmarks"][i] = geometry.apply(crop_from_image, record.landmarks)
-        batch["image_from_crop"][i] = image_from_crop
+        return transforms.crop_image(image, image_from_crop, self.image_size), image_from_crop
+
+    def _cut_any(self, rng):
+        """The crop of any face, which pieces are cut from."""
+        record = self.records[rng.integers(len(self.records))]
+        return self._cut(record, self._plain_crop_from_image(record))[0]
 
 
 def batches(
@@ -142,7 +183,10 @@ def batches(
     records: Sequence[Record],
     *,
     image_size: int,
+    box: str,
     crop: Mapping[str, Any],
+    augmentation: augmentation.Settings | None = None,
+    mirror: bool = False,
     num_workers: int,
     num_threads: int,
     start: int = 0,
@@ -152,8 +196,7 @@ def batches(
     Args:
         order: which rows make which batch.
         records: what the rows count.
-        image_size: the side of the crop.
-        crop: keywords of `transforms.crop_from_image`.
+        image_size, box, crop, augmentation, mirror: of `ReadBatch`.
         num_workers: worker processes; 0 reads in threads of this process.
         num_threads: threads of every process; each holds one batch, and one more waits for each.
         start: the first batch.
@@ -164,8 +207,8 @@ def batches(
     if start >= len(order):
         return
     dataset = (
-        grain.MapDataset.source(order)[start:]
-        .map(ReadBatch(records, image_size, crop))
+        grain.MapDataset.range(start, len(order))
+        .map(ReadBatch(order, records, image_size, box, crop, augmentation, mirror))
         .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads))
     )
     if num_workers:

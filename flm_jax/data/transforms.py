@@ -4,6 +4,8 @@ A crop is one affine map, applied once. What the map holds (a margin, a stretch)
 not a branch in the code that applies it.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,6 +17,8 @@ from flm_jax.errors import InputError
 
 # Bilinear interpolation reads 2 x 2 pixels: shrinking by more than this skips some and aliases.
 _MAX_SHRINK = 1.5
+
+BOXES = ("rectangle", "landmarks")
 
 
 class PictureError(InputError):
@@ -50,9 +54,29 @@ def read_image(record: Record) -> UInt8[ndarray, "h w 3"]:
     return np.asarray(image)
 
 
-def crop_from_image(box: Float[ndarray, "4"], size: int, *, margin: float) -> Float[ndarray, "2 3"]:
-    """The map into the crop: the box widened by `margin` px on each side, stretched to a square."""
-    return geometry.crop_from_image(geometry.expand_box(box, margin), size)
+def face_box(record: Record, box: str) -> Float[ndarray, "4"]:
+    """The box of a face: its annotated `rectangle`, or that of its true `landmarks`."""
+    return record.box if box == "rectangle" else geometry.bounding_box(record.landmarks)
+
+
+def crop_box(
+    box: Float[ndarray, "4"], *, margin: float, factor: float = 1.0, square: bool = False
+) -> Float[ndarray, "4"]:
+    """What a crop shows of the image.
+
+    Args:
+        box: of the face.
+        margin: pixels of the image that the box is widened by on each side, first.
+        factor: what its sides are multiplied by, then.
+        square: whether it becomes the square with its longer side; otherwise the crop stretches it.
+    """
+    box = geometry.scale_box(geometry.expand_box(box, margin), factor)
+    return geometry.square_box(box) if square else box
+
+
+def crop_from_image(box: Float[ndarray, "4"], size: int, **crop: Any) -> Float[ndarray, "2 3"]:
+    """The map into the crop of `crop_box`, of `size` x `size` pixels."""
+    return geometry.crop_from_image(crop_box(box, **crop), size)
 
 
 def crop_image(

@@ -14,7 +14,11 @@ _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # The head counts in pixels of a crop of this size, whatever the size of its input, so that a
 # learning rate means the same at all of them.
-_HEAD_SIZE = 224
+HEAD_SIZE = 224
+
+# Pixels of 224: where the scales start, and what they stay above, or a perfect point's weight would
+# have no bound.
+_FIRST_SCALE, _LEAST_SCALE = 10.0, 0.1
 
 
 class LandmarkRegressor(nn.Module):
@@ -22,16 +26,23 @@ class LandmarkRegressor(nn.Module):
 
     Attributes:
         backbone: images f32[b, s, s, 3] -> features [b, c].
+        uncertainty: whether every point also gets the scale of its error, for a loss that learns
+            it; then a third number follows x and y.
     """
 
     backbone: nn.Module = dataclasses.field(default_factory=ResNet)
+    uncertainty: bool = False
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b s s 3"], *, train: bool) -> Float[Array, "b 98 2"]:
-        """Landmarks in pixels of the images, always float32 or wider."""
+    def __call__(self, images: Float[Array, "b s s 3"], *, train: bool) -> Float[Array, "b 98 _c"]:
+        """Landmarks (and scales) in pixels of the images, always float32 or wider."""
         features = self.backbone(images, train=train)
         # Rounding to bfloat16 would cost half a pixel at 224, so the last layer computes in full.
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
         coordinates = nn.Dense(2 * NUM_LANDMARKS, kernel_init=_kernel_init, name="head")(features)
-        coordinates *= images.shape[1] / _HEAD_SIZE
-        return coordinates.reshape(-1, NUM_LANDMARKS, 2)
+        outputs = coordinates.reshape(-1, NUM_LANDMARKS, 2)
+        if self.uncertainty:
+            scale = nn.Dense(NUM_LANDMARKS, kernel_init=_kernel_init, name="scale")(features)
+            scale = nn.softplus(scale + _FIRST_SCALE) + _LEAST_SCALE
+            outputs = jnp.concatenate([outputs, scale[..., None]], axis=-1)
+        return outputs * (images.shape[1] / HEAD_SIZE)

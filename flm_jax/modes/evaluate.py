@@ -1,6 +1,7 @@
 """--mode evaluate: the figures and pictures of a trained network on a list of faces."""
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -15,13 +16,14 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import experiment, geometry, metrics, visualization
+from flm_jax import experiment, geometry, metrics, protocols, visualization
 from flm_jax.checkpoint import Checkpoints
 from flm_jax.data import transforms, wflw
 from flm_jax.errors import InputError
+from flm_jax.landmarks import MIRROR
 from flm_jax.losses import wing_loss
 from flm_jax.models.resnet import fold_batch_norm
-from flm_jax.predictor import predict_faces
+from flm_jax.predictor import EvalStep, Predictions, predict_faces
 from flm_jax.signals import collect_signals
 from flm_jax.train_state import TrainState, train_state_shapes
 from flm_jax.train_step import pmap_eval_step, replicated
@@ -30,12 +32,16 @@ from flm_jax.train_step import pmap_eval_step, replicated
 _REPORTED_MARGIN, _REPORTED_SIZE = 10.0, 224
 _reported_loss = partial(wing_loss, width=5.0, curvature=0.5)
 
+# Per cent of the box's sides.
+_BOX_ERRORS = (5, 10, 20)
+
 _PICTURED_FACES, _PICTURE_SIZE = 24, 256
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Evaluates a checkpoint on `evaluate.split` and writes evaluation.json, predictions.npz and
-    predictions.png into the work folder, with the split in their names if it is not the test list.
+    """Evaluates a checkpoint on `evaluate.split` and writes evaluation.json, predictions.npz,
+    predictions.png, worst.png and ced.png into the work folder, with the split in their names if it
+    is not the test list.
 
     Raises:
         InputError: the config, the data or the work folder can't be used.
@@ -44,21 +50,38 @@ def run(config: ConfigDict, workdir: Path) -> None:
     step, state = _restore(config, workdir)
     splits = experiment.read_splits(config, workdir)
     records = experiment.select_split(config, workdir, splits)
-    predictions = _predict(config, state, records)
-    if not np.isfinite(predictions).all():
-        raise InputError(f"{workdir}: the weights of step {step} predict no finite numbers")
     targets = np.stack([record.landmarks for record in records])
     boxes = np.stack([record.box for record in records])
     training = splits.training + splits.validation
-    shape = metrics.mean_shape(
-        np.stack([record.landmarks for record in training]),
-        np.stack([record.box for record in training]),
-    )
+    training_points = np.stack([record.landmarks for record in training])
+    training_boxes = np.stack([record.box for record in training])
+    shape = metrics.mean_shape(training_points, training_boxes)
+
+    model = experiment.build_model(config, folded=True)
+    eval_step = pmap_eval_step(model, experiment.build_face_loss(config))
+    variables = fold_batch_norm(state.averaged_variables)
+    plain = _predict(config, eval_step, variables, records)
+    predictions = plain.landmarks
+    if not np.isfinite(predictions).all():
+        raise InputError(f"{workdir}: the weights of step {step} predict no finite numbers")
+
+    def predict(boxes: ndarray, mirror: bool) -> ndarray:
+        moved = [
+            dataclasses.replace(record, box=box) for record, box in zip(records, boxes, strict=True)
+        ]
+        points = _predict(config, eval_step, variables, moved, mirror).landmarks
+        return points[:, MIRROR] if mirror else points
+
+    if config.data.box == "landmarks":
+        training_boxes = geometry.bounding_box(training_points)
+    margins = protocols.mean_margins(training_boxes, training_points)
+    others = _predict_protocols(config, predict, predictions, boxes, targets, margins)
     figures = {
         "split": config.evaluate.split,
         "box": "rectangle",
         "step": step,
         **summarise(predictions, targets, boxes),
+        **_details(predictions, targets),
         "nme_mean_shape": 100
         * float(metrics.nme(metrics.place_shape(shape, boxes), targets).mean()),
         "subsets": {
@@ -67,9 +90,64 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 wflw.ATTRIBUTES, np.stack([record.attributes for record in records]).T, strict=True
             )
         },
+        "gains": config.evaluate.gains.to_dict(),
+        "protocols": {
+            box: {
+                kind: {**summarise(points, targets, boxes), **_details(points, targets)}
+                for kind, points in kinds.items()
+            }
+            for box, kinds in others.items()
+        },
+        "box_errors": _box_errors(predict, boxes, targets) if config.evaluate.box_errors else {},
     }
-    _write(config, workdir, records, predictions, targets, figures)
+    _write(config, workdir, records, plain, others, targets, figures)
     print(format_table(figures))
+
+
+def _predict_protocols(config, predict, plain, rectangles, targets, margins):
+    """The predictions of `evaluate.boxes`, each without and, where there are any, with gains.
+
+    `plain` are those of the rectangles without.
+    """
+    gains = config.evaluate.gains
+    of_box = {"rectangle": rectangles, "landmarks": geometry.bounding_box(targets)}
+    predictions: dict[str, dict[str, ndarray]] = {}
+    for box in config.evaluate.boxes:
+        predictions[box] = {"plain": plain if box == "rectangle" else predict(of_box[box], False)}
+        if gains.two_pass or gains.mirror or gains.jitters:
+            predictions[box]["gains"] = protocols.predict_with_gains(
+                predict, of_box[box], margins, **gains
+            )
+    return predictions
+
+
+def _details(predictions, targets) -> dict[str, Any]:
+    """NME in per cent of each group of points, and the 95 % interval of the whole's."""
+    groups = metrics.group_nme(predictions, targets)
+    interval = metrics.nme_interval(metrics.nme(predictions, targets))
+    return {
+        "nme_interval": [100 * end for end in interval],
+        "groups": {group: 100 * error for group, error in groups.items()},
+    }
+
+
+def _box_errors(predict, boxes, targets) -> dict[str, dict[str, float]]:
+    """NME in per cent where each box is off by so many per cent of its sides."""
+    return {
+        name: {
+            str(share): 100
+            * float(
+                metrics.nme(
+                    predict(change(np.random.default_rng(0), boxes, share / 100), False), targets
+                ).mean()
+            )
+            for share in _BOX_ERRORS
+        }
+        for name, change in (
+            ("shift", protocols.shifted_boxes),
+            ("scale", protocols.scaled_boxes),
+        )
+    }
 
 
 def summarise(
@@ -107,6 +185,19 @@ def format_table(figures: dict[str, Any]) -> str:
             f"{number:>9.{places}f}" for number, places in zip(numbers, (2, 2, 2, 3), strict=True)
         )
         lines.append(f"{name:<18}{row['num_faces']:>7}{cells}")
+    low, high = figures["nme_interval"]
+    groups = ", ".join(f"{group} {error:.2f}" for group, error in figures["groups"].items())
+    lines.append(f"NME's 95 % interval {low:.2f} to {high:.2f}; {groups}")
+    lines += [
+        f"{f'box {box}, {kind}':<34}NME {row['nme']:.2f} %"
+        for box, kinds in figures["protocols"].items()
+        for kind, row in kinds.items()
+    ]
+    lines += [
+        f"{f'rectangles off by a {name}':<34}"
+        + ", ".join(f"{share} %: {error:.2f} %" for share, error in row.items())
+        for name, row in figures["box_errors"].items()
+    ]
     lines.append(f"mean shape NME {figures['nme_mean_shape']:.2f} %")
     return "\n".join(lines).replace("nan", "  -")
 
@@ -123,19 +214,21 @@ def _restore(config: ConfigDict, workdir: Path) -> tuple[int, TrainState]:
         # The optimiser's state is part of the checkpoint; its shapes depend on no schedule.
         optimizer = experiment.build_optimizer(ConfigDict(old), optax.constant_schedule(0.0))
         model = experiment.build_model(config)
-        shapes = train_state_shapes(model, optimizer, config.data.image_size)
+        averaged = old["average_decay"] > 0
+        shapes = train_state_shapes(model, optimizer, config.data.image_size, averaged)
         state, _ = checkpoints.restore(step, shapes, replicated())
     return step, state
 
 
 def _predict(
-    config: ConfigDict, state: TrainState, records: Sequence[wflw.Record]
-) -> Float[ndarray, "n 98 2"]:
-    """Landmarks in image pixels. Raises KeyboardInterrupt between two batches, after a signal."""
-    model = experiment.build_model(config, folded=True)
-    eval_step = pmap_eval_step(model, experiment.build_face_loss(config))
-    variables = fold_batch_norm(state.variables)
-    batches = experiment.evaluation_batches(config, records)
+    config: ConfigDict,
+    eval_step: EvalStep,
+    variables: dict[str, Any],
+    records: Sequence[wflw.Record],
+    mirror: bool = False,
+) -> Predictions:
+    """Predictions in image pixels. Raises KeyboardInterrupt between two batches, after a signal."""
+    batches = experiment.evaluation_batches(config, records, box="rectangle", mirror=mirror)
 
     def until_stopped():
         for batch in batches:
@@ -144,19 +237,28 @@ def _predict(
             yield batch
 
     with collect_signals() as received, contextlib.closing(batches):
-        return predict_faces(eval_step, variables, until_stopped(), len(records)).landmarks
+        return predict_faces(eval_step, variables, until_stopped(), len(records))
 
 
-def _write(config, workdir, records, predictions, targets, figures):
+def _write(config, workdir, records, plain, others, targets, figures):
     split = config.evaluate.split
     suffix = "" if split == "test" else f"_{split}"
+    predictions, errors = plain.landmarks, metrics.nme(plain.landmarks, targets)
     arrays = {
         "image_name": np.array([record.image_name for record in records]),
         "line": np.array([record.line for record in records]),
         "landmarks": predictions,
         "target": targets,
-        "nme": metrics.nme(predictions, targets).astype(np.float32),
+        "nme": errors.astype(np.float32),
     }
+    if plain.scale is not None:
+        arrays["scale"] = plain.scale
+    curves = {"rectangle": errors}
+    for box, kinds in others.items():
+        for kind, points in kinds.items():
+            arrays[f"landmarks_{box}_{kind}"] = points
+            curves[f"{box}, {kind}"] = metrics.nme(points, targets)
+    curves.pop("rectangle, plain", None)  # The first again.
     text = json.dumps(figures, indent=2) + "\n"
 
     def write_arrays(path):
@@ -168,27 +270,29 @@ def _write(config, workdir, records, predictions, targets, figures):
         workdir / f"evaluation{suffix}.json", lambda path: path.write_text(text)
     )
     experiment.write_atomically(
-        workdir / f"predictions{suffix}.png",
-        partial(_draw, records=records, predictions=predictions, targets=targets),
+        workdir / f"ced{suffix}.png", lambda path: visualization.draw_error_curves(path, curves)
     )
+    count = min(_PICTURED_FACES, len(records))
+    chosen = {
+        "predictions": np.linspace(0, len(records) - 1, count).round().astype(int),
+        "worst": np.argsort(-errors)[:count],
+    }
+    for name, faces in chosen.items():
+        draw = partial(_draw, chosen=faces, records=records, points=predictions, targets=targets)
+        experiment.write_atomically(workdir / f"{name}{suffix}.png", draw)
 
 
-def _draw(path, records, predictions, targets):
-    """Faces spread evenly over the list, each in a square of 1.5 times its rectangle."""
-    chosen = (
-        np.linspace(0, len(records) - 1, min(_PICTURED_FACES, len(records))).round().astype(int)
-    )
-    errors = metrics.nme(predictions, targets)
-    crops, points, truths, titles = [], [], [], []
+def _draw(path, chosen, records, points, targets):
+    """Faces of the list, each in a square of 1.5 times its rectangle."""
+    errors = metrics.nme(points, targets)
+    crops, dots, truths, titles = [], [], [], []
     for i in chosen:
-        box = records[i].box
-        middle, side = (box[:2] + box[2:]) / 2, 0.75 * (box[2:] - box[:2]).max()
-        square = np.concatenate([middle - side, middle + side])
+        square = geometry.square_box(geometry.scale_box(records[i].box, 1.5))
         crop_from_image = geometry.crop_from_image(square, _PICTURE_SIZE)
         image = transforms.read_image(records[i])
         crop = transforms.crop_image(image, geometry.invert(crop_from_image), _PICTURE_SIZE)
         crops.append(crop[..., ::-1])
-        points.append(geometry.apply(crop_from_image, predictions[i]))
+        dots.append(geometry.apply(crop_from_image, points[i]))
         truths.append(geometry.apply(crop_from_image, targets[i]))
-        titles.append(f"NME {100 * errors[i]:.1f} %")
-    visualization.draw_predictions(path, crops, np.stack(points), np.stack(truths), titles)
+        titles.append(f"line {records[i].line}: NME {100 * errors[i]:.1f} %")
+    visualization.draw_predictions(path, crops, np.stack(dots), np.stack(truths), titles)

@@ -89,7 +89,7 @@ def _train(
     if received:
         print(f"stopped by {signal.Signals(received[0]).name} before a step: nothing to save")
         return
-    train_step = pmap_train_step(model, optimizer, face_loss, schedule)
+    train_step = pmap_train_step(model, optimizer, face_loss, schedule, config.average_decay)
     eval_step = pmap_eval_step(experiment.build_model(config, folded=True), face_loss)
     with (
         contextlib.closing(MetricsWriter(workdir, start)) as writer,
@@ -157,11 +157,15 @@ def _progress_bar(config: ConfigDict, start: int, num_steps: int) -> tqdm:
 def _initial_state(config, splits, model, optimizer, checkpoints) -> tuple[TrainState, Progress]:
     """The last checkpoint, or the state before the first step."""
     progress = Progress(fingerprint=input_pipeline.fingerprint(splits.training))
-    size = config.data.image_size
+    size, averaged = config.data.image_size, config.average_decay > 0
     if (last := checkpoints.last_step()) is None:
         key = jax.random.key(config.seed)
-        return create_train_state(model, optimizer, key, size, replicated()), progress
-    shapes = train_state_shapes(model, optimizer, size)
+        given = experiment.starting_values(config, model, splits.training)
+        state = create_train_state(
+            model, optimizer, key, size, replicated(), averaged=averaged, given=given
+        )
+        return state, progress
+    shapes = train_state_shapes(model, optimizer, size, averaged)
     state, saved = checkpoints.restore(last, shapes, replicated())
     if saved.fingerprint != progress.fingerprint:
         raise InputError(
@@ -174,8 +178,8 @@ def _initial_state(config, splits, model, optimizer, checkpoints) -> tuple[Train
 def _validate(config, eval_step, state, records) -> dict[str, float]:
     predictions = predict_faces(
         eval_step,
-        fold_batch_norm(state.variables),
-        experiment.evaluation_batches(config, records),
+        fold_batch_norm(state.averaged_variables),
+        experiment.evaluation_batches(config, records, box=config.data.box),
         len(records),
     )
     truth = np.stack([record.landmarks for record in records])

@@ -1,0 +1,34 @@
+"""--mode preview: what the training loader yields, landmarks on top, before anything is trained."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from flm_jax import experiment, visualization
+
+_FACES = 48
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Writes preview.png: the first faces of the training, as the network would see them.
+
+    Raises:
+        InputError: the config, the data or the work folder can't be used.
+    """
+    experiment.check(config)
+    experiment.make_workdir(workdir)
+    records = experiment.read_splits(config, workdir).training
+    images, landmarks, titles = [], [], []
+    with contextlib.closing(experiment.training_batches(config, records, 0)) as batches:
+        for batch in batches:
+            images += list(visualization.unnormalise(batch["image"]))
+            landmarks += list(batch["landmarks"])
+            titles += [f"line {records[row].line}" for row in batch["index"]]
+            if len(images) >= _FACES:
+                break
+    sheet = images[:_FACES], np.stack(landmarks[:_FACES]), titles[:_FACES]
+    path = workdir / "preview.png"
+    experiment.write_atomically(path, lambda new: visualization.draw_faces(new, *sheet))
+    print(f"{path}: {len(sheet[0])} training faces of {config.data.image_size} px")

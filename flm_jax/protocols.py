@@ -1,0 +1,112 @@
+"""Where the boxes of a test come from, and several looks at a face. NumPy, on the host."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from flm_jax import geometry
+
+# Boxes f32[n, 4] and whether the faces are mirrored -> landmarks f32[n, 98, 2] of the faces as they
+# are, in image pixels.
+Predict = Callable[[ndarray, bool], ndarray]
+
+# A second crop smaller than this share of the first box holds no face: the first is kept.
+_SMALLEST = 0.25
+
+
+def predict_with_gains(
+    predict: Predict,
+    boxes: Float[ndarray, "n 4"],
+    margins: Float[ndarray, "4"],
+    *,
+    two_pass: bool,
+    mirror: bool,
+    jitters: int,
+    jitter: float,
+) -> Float[ndarray, "n 98 2"]:
+    """Landmarks from several looks at every face.
+
+    Args:
+        predict: one look.
+        boxes: of the faces.
+        margins: of the training's boxes around their landmarks, as `mean_margins` gives them.
+        two_pass: whether the faces are cropped again, around the points of a first look.
+        mirror: whether each look is averaged with that at the mirrored face.
+        jitters: looks besides the first, each with the boxes moved and scaled at random.
+        jitter: how far, at most, in sides of the box.
+
+    Returns:
+        The mean of all looks of the last pass.
+    """
+    if two_pass:
+        boxes = second_boxes(predict(boxes, False), boxes, margins)
+    rng = np.random.default_rng(0)
+    views = [boxes, *(random_boxes(rng, boxes, jitter) for _ in range(jitters))]
+    looks = [predict(view, side) for view in views for side in ((False, True)[: 1 + mirror])]
+    return np.stack(looks).mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def mean_margins(
+    boxes: Float[ndarray, "n 4"], landmarks: Float[ndarray, "n 98 2"]
+) -> Float[ndarray, "4"]:
+    """How far the boxes reach beyond their landmarks' left, top, right and bottom: the mean over
+    faces, in widths and heights of the landmarks' box."""
+    inner = geometry.bounding_box(landmarks.astype(np.float64))
+    return (_outwards(boxes - inner) / np.tile(inner[:, 2:] - inner[:, :2], 2)).mean(axis=0)
+
+
+def boxes_around(
+    landmarks: Float[ndarray, "n 98 2"], margins: Float[ndarray, "4"]
+) -> Float[ndarray, "n 4"]:
+    """Boxes with these margins around the landmarks."""
+    inner = geometry.bounding_box(landmarks.astype(np.float64))
+    sides = np.tile(inner[:, 2:] - inner[:, :2], 2)
+    return (inner + _outwards(margins * sides)).astype(np.float32)
+
+
+def second_boxes(
+    landmarks: Float[ndarray, "n 98 2"],
+    boxes: Float[ndarray, "n 4"],
+    margins: Float[ndarray, "4"],
+) -> Float[ndarray, "n 4"]:
+    """The boxes around predicted landmarks, or the first where these hold no face."""
+    found = boxes_around(landmarks, margins)
+    shares = (found[:, 2:] - found[:, :2]) / (boxes[:, 2:] - boxes[:, :2])
+    good = (shares > _SMALLEST).all(axis=1) & (shares < 1 / _SMALLEST).all(axis=1)
+    return np.where(good[:, None], found, boxes).astype(np.float32)
+
+
+def shifted_boxes(
+    rng: np.random.Generator, boxes: Float[ndarray, "n 4"], share: float
+) -> Float[ndarray, "n 4"]:
+    """Each box moved by `share` of its width and height, in a random direction."""
+    angle = rng.uniform(0, 2 * np.pi, len(boxes))
+    step = share * np.stack([np.cos(angle), np.sin(angle)], axis=1) * (boxes[:, 2:] - boxes[:, :2])
+    return (boxes + np.tile(step, 2)).astype(np.float32)
+
+
+def scaled_boxes(
+    rng: np.random.Generator, boxes: Float[ndarray, "n 4"], share: float
+) -> Float[ndarray, "n 4"]:
+    """Each box, at random, larger or smaller by `share` of its sides, about its middle."""
+    sign = rng.choice([-1, 1], (len(boxes), 1))
+    return (boxes + _outwards(sign * share / 2 * np.tile(boxes[:, 2:] - boxes[:, :2], 2))).astype(
+        np.float32
+    )
+
+
+def random_boxes(
+    rng: np.random.Generator, boxes: Float[ndarray, "n 4"], most: float
+) -> Float[ndarray, "n 4"]:
+    """Each box moved, and larger or smaller, by up to `most` of its sides."""
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    move = np.tile(rng.uniform(-most, most, (len(boxes), 2)), 2)
+    grow = _outwards(np.tile(rng.uniform(-most, most, (len(boxes), 1)) / 2, 4))
+    return (boxes + (move + grow) * sides).astype(np.float32)
+
+
+def _outwards(sides: ndarray) -> ndarray:
+    """Left and top with the other sign: a positive number moves any side outwards, and back."""
+    return sides * np.array([-1, -1, 1, 1])
