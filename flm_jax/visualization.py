@@ -205,13 +205,13 @@ def draw_error_curves(path: Path, errors: dict[str, Float[ndarray, " n"]]) -> No
         steps = np.arange(len(values) + 1) / len(values)
         edges = 100 * np.concatenate([np.sort(values), [np.inf]])
         axes.stairs(100 * steps[1:], np.minimum(edges, 100), baseline=None, label=name)
-    axes.axvline(10, color="0.6", linewidth=0.8, linestyle=":")
+    axes.axvline(10, color="0.4", linewidth=1, linestyle=":", label="failures lie to the right")
     axes.set_xlim(0, 20)
     axes.set_ylim(0, 100)
     axes.set_xlabel("NME %")
     axes.set_ylabel("faces %")
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", title="failures lie right of the dots")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(path)
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from test_tensor_files import safetensors_bytes
 
-from configs import demo, wflw_resnet50
+from configs import (
+    demo,
+    wflw_resnet18_128px,
+    wflw_resnet50,
+    wflw_resnet50_48px,
+    wflw_resnet50_strong,
+)
 from flm_jax import experiment
 from flm_jax.errors import InputError
 from flm_jax.models import pretrained
@@ -20,7 +26,8 @@ def config():
 
 def test_the_shipped_configs_are_accepted(config):
     experiment.check(config)
-    experiment.check(demo.get_config())
+    for module in (demo, wflw_resnet50_strong, wflw_resnet50_48px, wflw_resnet18_128px):
+        experiment.check(module.get_config())
 
 
 def change(config, key, value):

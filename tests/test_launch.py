@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from test_tensor_files import safetensors_bytes
 from test_train import ROOT, run, tiny
 
 from flm_jax.data import wflw
@@ -75,24 +77,54 @@ def test_a_broken_line_ends_the_run_with_its_number(faces_root, tmp_path):
 
 
 def test_every_config_is_launched_here():
-    tested = {"demo.py", "wflw_resnet50.py"}
+    tested = {f"{name}.py" for name in ["demo", *RECIPES]}
     configs = {path.name for path in (ROOT / "configs").glob("*.py")} - {"__init__.py"}
     assert configs == tested
 
 
-def test_the_seeds_config_runs_a_step(faces_root, tmp_path):
-    """ResNet-50 as configured, at 32 px: one step, validation, checkpoint, evaluation."""
+RECIPES = [
+    "wflw_resnet50",
+    "wflw_resnet50_strong",
+    "wflw_resnet50_48px",
+    "wflw_resnet18_128px",
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs_a_step(faces_root, tmp_path, recipe):
+    """The network as configured, at 32 px: one step, validation, checkpoint, evaluation."""
     code, output = run(
         f"--workdir={tmp_path}",
         f"--config.data.root={faces_root}",
         "--config.data.image_size=32",
         "--config.batch_size=32",
         "--config.num_epochs=1",
-        config="wflw_resnet50",
+        config=recipe,
     )
     assert code == 0, output
     assert "epoch   1: training loss" in output
     assert (tmp_path / "evaluation.json").exists()
+
+
+def test_a_preview_is_drawn_without_training(faces_root, tmp_path):
+    code, output = run(
+        f"--workdir={tmp_path}",
+        f"--config.data.root={faces_root}",
+        *["--config.data.image_size=48", "--config.batch_size=16", "--mode=preview"],
+        config="wflw_resnet50_strong",
+    )
+    assert code == 0, output
+    assert "preview.png: 48 training faces of 48 px" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]
+
+
+def test_pretrained_weights_that_do_not_fit_are_refused(faces_root, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(safetensors_bytes({"conv1.weight": np.zeros((4, 3, 7, 7), np.float32)}))
+    code, output = run(*tiny(faces_root, tmp_path / "work"), f"--config.model.pretrained={path}")
+    assert code == 1
+    assert "error: model.pretrained: the file lacks" in output
+    assert "Traceback" not in output
 
 
 def test_the_demo_draws_its_faces(tmp_path):

@@ -1,4 +1,5 @@
 import cv2
+import matplotlib.axes
 import numpy as np
 import pytest
 
@@ -74,3 +75,20 @@ def test_training_is_blue_and_validation_red(tmp_path, rows):
 def test_a_loss_curve_needs_no_epoch(tmp_path):
     visualization.draw_loss_curve(tmp_path / "loss_curve.png", [{"step": 1, "loss": 2.0}])
     assert (tmp_path / "loss_curve.png").stat().st_size > 0
+
+
+def test_an_error_curve_counts_the_faces_up_to_each_error(tmp_path, monkeypatch):
+    drawn = []
+    stairs = matplotlib.axes.Axes.stairs
+    monkeypatch.setattr(
+        matplotlib.axes.Axes,
+        "stairs",
+        lambda self, *args, **kw: (drawn.append(args), stairs(self, *args, **kw))[1],
+    )
+    errors = {"one": np.array([0.08, 0.02, 0.30, 0.04])}
+    visualization.draw_error_curves(tmp_path / "ced.png", errors)
+    [(shares, edges)] = drawn
+    for threshold in (3, 5, 10, 31):
+        step = np.searchsorted(edges, threshold) - 1
+        assert shares[step] == 100 * (errors["one"] <= threshold / 100).mean()
+    assert (tmp_path / "ced.png").stat().st_size > 5000
