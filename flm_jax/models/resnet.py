@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from flm_jax.models.convolution import convolve
+
 # Kaiming initialisation for ReLU that keeps the gradients' variance (He et al., ICCV 2015).
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -163,6 +165,7 @@ def _conv(features, size, stride=1, *, dtype, use_bias, name):
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=_kernel_init,
+        conv_general_dilated=convolve if size == 3 else None,
         name=name,
     )
 

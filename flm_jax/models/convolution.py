@@ -1,0 +1,97 @@
+"""A 3x3 convolution that is fast on the CPU too.
+
+XLA's CPU back end has two kinds of convolution. The slow one takes up to a hundred times as long,
+and is what it chooses for images smaller than the kernel (the last stage of a ResNet, for inputs of
+64 pixels and less) and for the input gradient of a strided convolution.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 c k"],
+    strides: tuple[int, int],
+    padding: Any,
+    **settings: Any,
+) -> Float[Array, "b _h _w k"]:
+    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, for 3x3 kernels and one pixel of zeros
+    on every side, with a stride of 1 or 2."""
+    stride = strides[0]
+    if padding != [(1, 1), (1, 1)] or strides not in ((1, 1), (2, 2)):
+        raise ValueError(f"padding={padding}, strides={strides}: expected 1 px, and 1 or 2")
+    return _convolve(x, kernel, stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x, kernel, stride):
+    return _plain(x, kernel, stride)
+
+
+def _forward(x, kernel, stride):
+    return _plain(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, residuals, gradient):
+    x, kernel = residuals
+    (kernel_gradient,) = jax.vjp(lambda kernel: _plain(x, kernel, stride), kernel)[1](gradient)
+    of_stride = {1: _input_gradient_of_stride_1, 2: _input_gradient_of_stride_2}[stride]
+    input_gradient = jax.lax.platform_dependent(
+        gradient,
+        kernel,
+        x,
+        cpu=of_stride,
+        default=lambda gradient, kernel, x: jax.vjp(lambda x: _plain(x, kernel, stride), x)[1](
+            gradient
+        )[0],
+    )
+    return input_gradient, kernel_gradient
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _plain(x, kernel, stride, padding=(1, 1)):
+    if min(x.shape[1:3]) < kernel.shape[0]:
+        # XLA would take the padding back into the convolution, if it could.
+        x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+        x, padding = jax.lax.optimization_barrier(x), (0, 0)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        (padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _input_gradient_of_stride_1(gradient, kernel, x):
+    return _plain(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1)
+
+
+def _input_gradient_of_stride_2(gradient, kernel, x):
+    """All four phases of the input's pixels by one convolution with 2x2 kernels.
+
+    An output j looks at the inputs 2j - 1, 2j and 2j + 1 by the rows 0, 1 and 2 of the kernel. So
+    the gradient of an even input 2j is that of output j, by row 1; of an odd one, 2j + 1, those of
+    outputs j and j + 1, by rows 2 and 0. The same holds for columns.
+    """
+    batch, height, width, channels = x.shape
+    zero = jnp.zeros_like(kernel[0])
+    rows = [jnp.stack([kernel[1], zero]), jnp.stack([kernel[2], kernel[0]])]  # [phase][tap]
+    phases = []
+    for row in rows:
+        middle, left, right = row[:, 1], row[:, 0], row[:, 2]
+        phases.append(jnp.stack([middle, jnp.zeros_like(middle)], axis=1))
+        phases.append(jnp.stack([right, left], axis=1))
+    # [2, 2, inputs of the gradient's convolution, its outputs: row phase, column phase, channel]
+    taps = jnp.concatenate(phases, axis=2).swapaxes(2, 3)
+    found = _plain(gradient, taps, 1, padding=(0, 1))
+    rows, columns = found.shape[1:3]
+    found = found.reshape(batch, rows, columns, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    return found.reshape(batch, 2 * rows, 2 * columns, channels)[:, :height, :width]
