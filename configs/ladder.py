@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import wflw_resnet50
 
 
-def get_config(rung: str) -> ConfigDict:
+def get_config(rung: str = "batch") -> ConfigDict:
     if rung not in CHANGES:
         raise ValueError(f"ladder.py:{rung}: expected one of {', '.join(CHANGES)}")
     config = wflw_resnet50.get_config()

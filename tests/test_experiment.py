@@ -8,6 +8,7 @@ from test_tensor_files import safetensors_bytes
 
 from configs import (
     demo,
+    ladder,
     wflw_resnet18_128px,
     wflw_resnet50,
     wflw_resnet50_48px,
@@ -28,6 +29,14 @@ def test_the_shipped_configs_are_accepted(config):
     experiment.check(config)
     for module in (demo, wflw_resnet50_strong, wflw_resnet50_48px, wflw_resnet18_128px):
         experiment.check(module.get_config())
+    for rung in ladder.CHANGES:
+        experiment.check(ladder.get_config(rung))
+    assert ladder.get_config("seed").loss == config.loss
+
+
+def test_an_unknown_rung_is_an_error_that_names_the_others():
+    with pytest.raises(ValueError, match="ladder.py:coisne: expected one of seed, cosine, "):
+        ladder.get_config("coisne")
 
 
 def change(config, key, value):

@@ -77,7 +77,7 @@ def test_a_broken_line_ends_the_run_with_its_number(faces_root, tmp_path):
 
 
 def test_every_config_is_launched_here():
-    tested = {f"{name}.py" for name in ["demo", *RECIPES]}
+    tested = {f"{name.partition(':')[0]}.py" for name in ["demo", *RECIPES]}
     configs = {path.name for path in (ROOT / "configs").glob("*.py")} - {"__init__.py"}
     assert configs == tested
 
@@ -87,6 +87,7 @@ RECIPES = [
     "wflw_resnet50_strong",
     "wflw_resnet50_48px",
     "wflw_resnet18_128px",
+    "ladder:batch",
 ]
 
 

@@ -30,8 +30,9 @@ TINY = [
 
 def start(*arguments, config="demo", devices=1):
     flags = f"--xla_force_host_platform_device_count={devices}"
+    name, colon, rung = config.partition(":")
     return subprocess.Popen(
-        [sys.executable, "launch.py", f"--config=configs/{config}.py", *arguments],
+        [sys.executable, "launch.py", f"--config=configs/{name}.py{colon}{rung}", *arguments],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         start_new_session=True,  # so that a test can signal the whole group, as a terminal does
