@@ -29,7 +29,7 @@ def test_the_gradients_are_those_of_the_plain_convolution(size, stride):
         found, vjp = jax.vjp(
             lambda x, k: convolve(x, k, (stride, stride), [(1, 1), (1, 1)]), x, kernel
         )
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
         gradient = jnp.asarray(rng.normal(size=expected.shape))
         for a, b in zip(vjp(gradient), plain_vjp(gradient), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
