@@ -17,18 +17,20 @@ import optax
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import losses, optimizer, train_step
+from flm_jax import compilation_cache, losses, optimizer, train_step
 from flm_jax.data import drawn_faces, input_pipeline, transforms, wflw
 from flm_jax.errors import InputError, check_keywords
 from flm_jax.models.landmark_regressor import LandmarkRegressor
 from flm_jax.models.resnet import ResNet
 
 _SECTIONS = {
-    "": "seed batch_size num_epochs data model loss optimizer schedule log checkpoint evaluate",
-    "data": "root drawn drop_lines validation_fraction image_size crop num_workers num_threads",
+    "": "seed batch_size num_epochs non_finite compilation_cache data model loss optimizer "
+    "schedule log checkpoint evaluate",
+    "data": "root drawn drop_lines validation_fraction image_size crop max_unreadable "
+    "num_workers num_threads",
     "model": "dtype pretrained backbone",
     "log": "every_steps",
-    "checkpoint": "every_steps keep_last keep_best",
+    "checkpoint": "every_steps keep_last keep_best failed_save",
     "evaluate": "split checkpoint",
 }
 
@@ -46,8 +48,17 @@ _LEAST = {
     "checkpoint.keep_best": 1,
 }
 
+_CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "non_finite": ("stop", "skip"),
+    "checkpoint.failed_save": ("stop", "continue"),
+}
+
 # What may change when a run continues, and all that must not when its weights are evaluated.
 _FREE_ON_RESTART = (
+    "non_finite",
+    "compilation_cache",
+    "data.max_unreadable",
     "data.root",
     "data.num_workers",
     "data.num_threads",
@@ -76,18 +87,23 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"{place} has unknown keys {unknown}; known are: {names}")
         if missing := sorted(set(names.split()) - given):
             raise InputError(f"{place} lacks the keys {missing}")
-    dtypes = ("float32", "bfloat16")
-    if config.model.dtype not in dtypes:
-        raise InputError(f"model.dtype={config.model.dtype}: expected one of {', '.join(dtypes)}")
+    values = _flat(config.to_dict())
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            raise InputError(f"{key}={values[key]}: expected one of {', '.join(choices)}")
     if config.model.pretrained:
         raise InputError(
             f"model.pretrained={config.model.pretrained}: starting from given weights is not "
             "available; leave it ''"
         )
-    values = _flat(config.to_dict())
     for key, least in _LEAST.items():
         if values.get(key, least) < least:
             raise InputError(f"{key}={values[key]}: expected at least {least}")
+    if not 0 <= config.data.max_unreadable < 1:
+        raise InputError(
+            f"data.max_unreadable={config.data.max_unreadable}: expected a share of the faces, "
+            "from 0 to less than 1"
+        )
     if not 0 < config.data.validation_fraction < 1:
         raise InputError(
             f"data.validation_fraction={config.data.validation_fraction}: expected a share of the "
@@ -107,6 +123,35 @@ def make_workdir(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--workdir={workdir}: can't be made: {error.strerror}") from None
+
+
+def remove_litter(workdir: Path) -> None:
+    """Removes the unfinished files of killed processes, where no other one runs in the folder."""
+    for path in workdir.glob(".[0-9]*.*"):
+        if not _is_alive(int(path.name.split(".")[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
+def enable_compilation_cache(config: ConfigDict, workdir: Path) -> None:
+    """Keeps compiled programs where the config says, from the next compilation on."""
+    if config.compilation_cache != "off":
+        folder = Path(config.compilation_cache or workdir / "compilation_cache")
+        try:
+            compilation_cache.enable(folder)
+        except OSError as error:
+            raise InputError(
+                f"compilation_cache={folder}: can't be used: {error.strerror}"
+            ) from None
 
 
 def read_splits(config: ConfigDict, workdir: Path) -> Splits:
@@ -146,15 +191,20 @@ def training_order(config: ConfigDict, num_faces: int) -> input_pipeline.Trainin
 
 
 def training_batches(
-    config: ConfigDict, records: Sequence[wflw.Record], start: int
+    config: ConfigDict,
+    records: Sequence[wflw.Record],
+    start: int,
+    at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches from step `start` on."""
     order = training_order(config, len(records))
-    return _batches(config, order, records, start, config.data.num_workers)
+    return _batches(config, order, records, start, config.data.num_workers, at_unreadable)
 
 
 def evaluation_batches(
-    config: ConfigDict, records: Sequence[wflw.Record]
+    config: ConfigDict,
+    records: Sequence[wflw.Record],
+    at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches of every face once, read by threads of this process.
 
@@ -163,10 +213,10 @@ def evaluation_batches(
     order = input_pipeline.EvaluationOrder(
         len(records), config.batch_size, jax.process_index(), jax.process_count()
     )
-    return _batches(config, order, records, 0, 0)
+    return _batches(config, order, records, 0, 0, at_unreadable)
 
 
-def _batches(config, order, records, start, num_workers):
+def _batches(config, order, records, start, num_workers, at_unreadable):
     data = config.data
     for record in records:
         crop = transforms.crop_from_image(record.box, data.image_size, **data.crop)
@@ -180,6 +230,7 @@ def _batches(config, order, records, start, num_workers):
         num_workers=num_workers,
         num_threads=data.num_threads,
         start=start,
+        at_unreadable=at_unreadable,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from flm_jax import geometry
@@ -17,10 +17,12 @@ class Predictions(NamedTuple):
     Attributes:
         landmarks: f32[n, 98, 2] in pixels of the original images.
         loss: f32[n], each face's training loss.
+        read: bool[n], false where the picture could not be read: nothing else holds for that face.
     """
 
     landmarks: Float[ndarray, "n 98 2"]
     loss: Float[ndarray, " n"]
+    read: Bool[ndarray, " n"]
 
 
 def predict_faces(
@@ -39,7 +41,7 @@ def predict_faces(
     """
     landmarks = np.zeros((num_faces, 98, 2), np.float32)
     loss = np.zeros(num_faces, np.float32)
-    seen = np.zeros(num_faces, int)
+    seen, unread = np.zeros(num_faces, int), np.zeros(num_faces, int)
     for batch in batches:
         # What was gathered from all processes: [d, b/d, ...] -> [b, ...]
         output = {
@@ -51,6 +53,8 @@ def predict_faces(
         landmarks[index] = geometry.apply(output["image_from_crop"], output["landmarks"])[real]
         loss[index] = output["loss"][real]
         np.add.at(seen, index, 1)
-    if (seen != 1).any():
-        raise AssertionError(f"faces counted other than once: {np.flatnonzero(seen != 1)}")
-    return Predictions(landmarks, loss)
+        np.add.at(unread, output["index"][~real & (output["index"] >= 0)], 1)
+    if (seen + unread != 1).any():
+        wrong = np.flatnonzero(seen + unread != 1)
+        raise AssertionError(f"faces counted other than once: {wrong}")
+    return Predictions(landmarks, loss, seen == 1)

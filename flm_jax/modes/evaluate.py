@@ -15,14 +15,13 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import experiment, geometry, metrics, visualization
+from flm_jax import experiment, geometry, metrics, processes, visualization
 from flm_jax.checkpoint import Checkpoints
 from flm_jax.data import transforms, wflw
 from flm_jax.errors import InputError
 from flm_jax.losses import wing_loss
 from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.predictor import predict_faces
-from flm_jax.signals import collect_signals
 from flm_jax.train_state import TrainState, train_state_shapes
 from flm_jax.train_step import pmap_eval_step, replicated
 
@@ -41,8 +40,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         InputError: the config, the data or the work folder can't be used.
     """
     experiment.check(config)
+    experiment.enable_compilation_cache(config, workdir)
     step, state = _restore(config, workdir)
-    splits = experiment.read_splits(config, workdir)
+    with processes.first_alone():
+        splits = experiment.read_splits(config, workdir)
     records = experiment.select_split(config, workdir, splits)
     predictions = _predict(config, state, records)
     if not np.isfinite(predictions).all():
@@ -68,8 +69,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
             )
         },
     }
-    _write(config, workdir, records, predictions, targets, figures)
-    print(format_table(figures))
+    if processes.is_first():
+        _write(config, workdir, records, predictions, targets, figures)
+        print(format_table(figures))
 
 
 def summarise(
@@ -131,20 +133,12 @@ def _restore(config: ConfigDict, workdir: Path) -> tuple[int, TrainState]:
 def _predict(
     config: ConfigDict, state: TrainState, records: Sequence[wflw.Record]
 ) -> Float[ndarray, "n 98 2"]:
-    """Landmarks in image pixels. Raises KeyboardInterrupt between two batches, after a signal."""
+    """Landmarks in image pixels."""
     model = experiment.build_model(config, folded=True)
     eval_step = pmap_eval_step(model, experiment.build_face_loss(config))
     variables = fold_batch_norm(state.variables)
-    batches = experiment.evaluation_batches(config, records)
-
-    def until_stopped():
-        for batch in batches:
-            if received:
-                raise KeyboardInterrupt
-            yield batch
-
-    with collect_signals() as received, contextlib.closing(batches):
-        return predict_faces(eval_step, variables, until_stopped(), len(records)).landmarks
+    with contextlib.closing(experiment.evaluation_batches(config, records)) as batches:
+        return predict_faces(eval_step, variables, batches, len(records)).landmarks
 
 
 def _write(config, workdir, records, predictions, targets, figures):
