@@ -4,10 +4,13 @@ import importlib
 import os
 import pathlib
 import re
+import signal
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from flm_jax.signals import SIGNALS, exit_on_signals
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe; --config.key=value changes a setting of it."
@@ -16,10 +19,15 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run writes; runs/<name of the config file> by default."
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "preview"], "What to do.")
+# Of several processes; Slurm, Open MPI and TPUs tell JAX by themselves.
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on every process.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
 flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
+    from flm_jax import processes
     from flm_jax.errors import InputError
 
     if not flags.FLAGS["verbosity"].present:
@@ -28,13 +36,12 @@ def main(_: list[str]) -> None:
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
     try:
+        processes.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         mode = importlib.import_module(f"flm_jax.modes.{_MODE.value}")
         mode.run(_CONFIG.value, workdir)
     except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # Training's loop handles its own, with a checkpoint.
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        print(f"error: {error}", file=sys.stderr)
+        processes.leave(1)
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
@@ -60,9 +67,13 @@ def _use_huge_pages() -> None:
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        # Until the new program can say what it stops for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         os.execv(sys.executable, sys.orig_argv)
 
 
 if __name__ == "__main__":
     _use_huge_pages()
-    app.run(main, flags_parser=_parse_flags)
+    with exit_on_signals("there is nothing to save"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        app.run(main, flags_parser=_parse_flags)

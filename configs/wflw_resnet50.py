@@ -39,6 +39,8 @@ def get_config() -> ConfigDict:
     config.batch_size = 64  # over all devices of all processes
     config.num_epochs = 200
     config.average_decay = 0.0  # of averaged weights, which validation and evaluation use; 0: none
+    config.non_finite = "stop"  # at a loss or gradient that is not finite; or skip the step
+    config.compilation_cache = ""  # <workdir>/compilation_cache; or another folder, or off
 
     config.data = ConfigDict()
     config.data.root = "data/WFLW"
@@ -51,6 +53,7 @@ def get_config() -> ConfigDict:
     config.data.crop.margin = 10.0  # px of the picture on each side of the box
     config.data.crop.factor = 1.0  # then, times the sides
     config.data.crop.square = False  # the square with the longer side; else the box is stretched
+    config.data.max_unreadable = 0.0  # share of the faces whose pictures may be unreadable
     config.data.num_workers = 0  # processes; 0 reads in threads of the main process
     config.data.num_threads = 4  # of every process
     config.data.augmentation = ConfigDict(AUGMENTATION)
@@ -80,8 +83,9 @@ def get_config() -> ConfigDict:
     config.log = ConfigDict({"every_steps": 10})
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500  # besides every epoch's end
-    config.checkpoint.keep_last = 1
+    config.checkpoint.keep_last = 2  # the second for when the first is damaged
     config.checkpoint.keep_best = 1  # by validation loss
+    config.checkpoint.failed_save = "stop"  # or continue; without the last one no run succeeds
 
     config.evaluate = ConfigDict()
     config.evaluate.split = "test"  # or train, validation, or a subset list: largepose, blur, ...

@@ -17,7 +17,15 @@ import optax
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import geometry, losses, optimizer, protocols, tensor_files, train_step
+from flm_jax import (
+    compilation_cache,
+    geometry,
+    losses,
+    optimizer,
+    protocols,
+    tensor_files,
+    train_step,
+)
 from flm_jax.data import augmentation, drawn_faces, input_pipeline, transforms, wflw
 from flm_jax.errors import InputError, check_keywords
 from flm_jax.models import pretrained
@@ -25,13 +33,13 @@ from flm_jax.models.landmark_regressor import HEAD_SIZE, LandmarkRegressor
 from flm_jax.models.resnet import ResNet
 
 _SECTIONS = {
-    "": "seed batch_size num_epochs average_decay data model loss optimizer schedule log "
-    "checkpoint evaluate",
-    "data": "root drawn drop_lines validation_fraction image_size box crop augmentation "
-    "num_workers num_threads",
+    "": "seed batch_size num_epochs average_decay non_finite compilation_cache data model loss "
+    "optimizer schedule log checkpoint evaluate",
+    "data": "root drawn drop_lines validation_fraction image_size box crop max_unreadable "
+    "augmentation num_workers num_threads",
     "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
-    "checkpoint": "every_steps keep_last keep_best",
+    "checkpoint": "every_steps keep_last keep_best failed_save",
     "evaluate": "split checkpoint boxes gains box_errors",
 }
 
@@ -55,8 +63,17 @@ _LEAST = {
     "checkpoint.keep_best": 1,
 }
 
+_CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "non_finite": ("stop", "skip"),
+    "checkpoint.failed_save": ("stop", "continue"),
+}
+
 # What may change when a run continues, and all that must not when its weights are evaluated.
 _FREE_ON_RESTART = (
+    "non_finite",
+    "compilation_cache",
+    "data.max_unreadable",
     "data.root",
     "data.num_workers",
     "data.num_threads",
@@ -85,20 +102,25 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"{place} has unknown keys {unknown}; known are: {names}")
         if missing := sorted(set(names.split()) - given):
             raise InputError(f"{place} lacks the keys {missing}")
-    dtypes = ("float32", "bfloat16")
-    if config.model.dtype not in dtypes:
-        raise InputError(f"model.dtype={config.model.dtype}: expected one of {', '.join(dtypes)}")
+    values = _flat(config.to_dict())
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            raise InputError(f"{key}={values[key]}: expected one of {', '.join(choices)}")
     if config.model.uncertainty != (config.loss.get("name") == "laplace"):
         raise InputError(
             f"model.uncertainty={config.model.uncertainty} with loss.name={config.loss.name}: "
             "the laplace loss learns the uncertainty, and no other does"
         )
-    values = _flat(config.to_dict())
     for key, least in _LEAST.items():
         if values.get(key, least) < least:
             raise InputError(f"{key}={values[key]}: expected at least {least}")
     if config.average_decay >= 1:
         raise InputError(f"average_decay={config.average_decay}: expected less than 1")
+    if not 0 <= config.data.max_unreadable < 1:
+        raise InputError(
+            f"data.max_unreadable={config.data.max_unreadable}: expected a share of the faces, "
+            "from 0 to less than 1"
+        )
     if not 0 < config.data.validation_fraction < 1:
         raise InputError(
             f"data.validation_fraction={config.data.validation_fraction}: expected a share of the "
@@ -128,6 +150,35 @@ def make_workdir(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--workdir={workdir}: can't be made: {error.strerror}") from None
+
+
+def remove_litter(workdir: Path) -> None:
+    """Removes the unfinished files of killed processes, where no other one runs in the folder."""
+    for path in workdir.glob(".[0-9]*.*"):
+        if not _is_alive(int(path.name.split(".")[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
+def enable_compilation_cache(config: ConfigDict, workdir: Path) -> None:
+    """Keeps compiled programs where the config says, from the next compilation on."""
+    if config.compilation_cache != "off":
+        folder = Path(config.compilation_cache or workdir / "compilation_cache")
+        try:
+            compilation_cache.enable(folder)
+        except OSError as error:
+            raise InputError(
+                f"compilation_cache={folder}: can't be used: {error.strerror}"
+            ) from None
 
 
 def read_splits(config: ConfigDict, workdir: Path) -> Splits:
@@ -167,7 +218,10 @@ def training_order(config: ConfigDict, num_faces: int) -> input_pipeline.Trainin
 
 
 def training_batches(
-    config: ConfigDict, records: Sequence[wflw.Record], start: int
+    config: ConfigDict,
+    records: Sequence[wflw.Record],
+    start: int,
+    at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches from step `start` on, augmented."""
     order = training_order(config, len(records))
@@ -180,11 +234,17 @@ def training_batches(
         augmentation=data.augmentation.to_dict(),
         num_workers=data.num_workers,
         start=start,
+        at_unreadable=at_unreadable,
     )
 
 
 def evaluation_batches(
-    config: ConfigDict, records: Sequence[wflw.Record], *, box: str, mirror: bool = False
+    config: ConfigDict,
+    records: Sequence[wflw.Record],
+    *,
+    box: str,
+    mirror: bool = False,
+    at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches of every face once, read by threads of this process.
 
@@ -195,11 +255,20 @@ def evaluation_batches(
         records: the faces.
         box: their box, one of `transforms.BOXES`.
         mirror: whether they are mirrored.
+        at_unreadable: of `input_pipeline.batches`.
     """
     order = input_pipeline.EvaluationOrder(
         len(records), config.batch_size, jax.process_index(), jax.process_count()
     )
-    return _batches(config, order, records, box=box, mirror=mirror, num_workers=0)
+    return _batches(
+        config,
+        order,
+        records,
+        box=box,
+        mirror=mirror,
+        num_workers=0,
+        at_unreadable=at_unreadable,
+    )
 
 
 def _batches(config, order, records, box, **settings):

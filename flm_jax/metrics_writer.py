@@ -2,9 +2,12 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
 
 from flm_jax.errors import InputError
 
@@ -12,31 +15,55 @@ _LOG = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends scalars to both logs.
+    """Appends scalars to both logs, each whole on disk when `write` returns.
+
+    TensorBoard's events are made anew from `metrics.jsonl` at every start: a killed process may
+    have left half of one, and in TensorBoard's format nothing can be taken back.
 
     Args:
         workdir: the folder of both.
         step: the step that the run continues from; what the logs hold beyond it was not kept by a
             checkpoint, will be computed again, and is cut off.
+        validated: whether an epoch that ends there has been validated; if not, its row is cut off.
     """
 
-    def __init__(self, workdir: Path, step: int):
-        kept = [row for row in read_metrics(workdir) if row["step"] <= step]
+    def __init__(self, workdir: Path, step: int, *, validated: bool = True):
+        kept = [
+            row
+            for row in read_metrics(workdir)
+            if row["step"] < step or (row["step"] == step and (validated or "epoch" not in row))
+        ]
         replacement = workdir / (_LOG + ".new")
         replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(replacement, workdir / _LOG)
+        for events in workdir.glob("events.out.tfevents.*"):
+            events.unlink()
         self._log = open(workdir / _LOG, "a", buffering=1)  # noqa: SIM115 (closed by `close`)
-        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+        self._events = EventsWriter(str(workdir / "events"))
+        for row in kept:
+            self._write_events(row)
+        self._events.flush()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes one line {"step", **scalars} and the same as TensorBoard scalars."""
-        self._log.write(json.dumps({"step": step, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+        """Writes one line {"step", "time", **scalars} and the same as TensorBoard scalars.
+
+        The time is in seconds since 1970.
+        """
+        row = {"step": step, "time": time.time(), **scalars}
+        self._log.write(json.dumps(row) + "\n")
+        self._write_events(row)
+        self._events.flush()
 
     def close(self) -> None:
         self._log.close()
         self._events.close()
+
+    def _write_events(self, row):
+        for name, value in row.items():
+            if name not in ("step", "time"):
+                event = Event(summary=summary.scalar(name, value))
+                event.step, event.wall_time = int(row["step"]), row.get("time", 0.0)
+                self._events.write_event(event)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from flm_jax import geometry
@@ -22,11 +22,13 @@ class Predictions(NamedTuple):
         loss: f32[n], each face's training loss.
         scale: f32[n, 98], the absolute error of x and of y to expect, in the same pixels (the mean
             of both where the crop is stretched); None if the network predicts none.
+        read: bool[n], false where the picture could not be read: nothing else holds for that face.
     """
 
     landmarks: Float[ndarray, "n 98 2"]
     loss: Float[ndarray, " n"]
     scale: Float[ndarray, "n 98"] | None
+    read: Bool[ndarray, " n"]
 
 
 def predict_faces(
@@ -46,7 +48,7 @@ def predict_faces(
     landmarks = np.zeros((num_faces, 98, 2), np.float32)
     loss = np.zeros(num_faces, np.float32)
     scale = None
-    seen = np.zeros(num_faces, int)
+    seen, unread = np.zeros(num_faces, int), np.zeros(num_faces, int)
     for batch in batches:
         # What was gathered from all processes: [d, b/d, ...] -> [b, ...]
         output = {
@@ -62,6 +64,8 @@ def predict_faces(
             pixel = np.sqrt(np.abs(np.linalg.det(output["image_from_crop"][..., :2])))
             scale[index] = (output["scale"] * pixel[:, None])[real]
         np.add.at(seen, index, 1)
-    if (seen != 1).any():
-        raise AssertionError(f"faces counted other than once: {np.flatnonzero(seen != 1)}")
-    return Predictions(landmarks, loss, scale)
+        np.add.at(unread, output["index"][~real & (output["index"] >= 0)], 1)
+    if (seen + unread != 1).any():
+        wrong = np.flatnonzero(seen + unread != 1)
+        raise AssertionError(f"faces counted other than once: {wrong}")
+    return Predictions(landmarks, loss, scale, seen == 1)

@@ -1,28 +1,73 @@
-"""SIGINT and SIGTERM, collected instead of raised.
+"""SIGINT and SIGTERM: the first asks to stop where that is safe, the second quits at once.
 
 Python raises KeyboardInterrupt wherever it happens to be; inside of an XLA compilation that ends in
-a segmentation fault. Here the program looks for itself when it can stop.
+a segmentation fault. While training, the program looks for itself when it can stop.
+
+Python runs a handler only when its main thread comes back from C, which may be minutes when XLA
+compiles. The signal's number goes through a pipe to a thread instead, which does not wait.
 """
 
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# `timeout` sends a signal to its command and again to the group that both are in.
+_SAME_WITHIN = 0.1  # seconds
 
 
 @contextlib.contextmanager
 def collect_signals() -> Iterator[list[int]]:
     """Collects the first SIGINT or SIGTERM in a list; a second one ends the process at once."""
     received: list[int] = []
-
-    def receive(number, frame):
-        received.append(number)
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, receive) for number in numbers}
-    try:
+    with _handled(received.append):
         yield received
+
+
+@contextlib.contextmanager
+def exit_on_signals(remark: str) -> Iterator[None]:
+    """Ends the process at the first SIGINT or SIGTERM with 128 + its number, and a remark."""
+
+    def leave(number: int) -> None:
+        os.write(2, f"\nstopped by {signal.Signals(number).name}: {remark}\n".encode())
+        os._exit(128 + number)
+
+    with _handled(leave):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(at_first: Callable[[int], None]) -> Iterator[None]:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        first = None
+        while number := ord(os.read(reading, 1)):
+            if number not in SIGNALS:
+                continue
+            if first is None:
+                first = time.monotonic()
+                at_first(number)
+            elif time.monotonic() - first > _SAME_WITHIN:
+                os._exit(128 + number)
+
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    # Without a handler of Python's nothing comes through the pipe.
+    previous = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    previous_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
     finally:
+        signal.set_wakeup_fd(previous_pipe)
         for number, handler in previous.items():
             signal.signal(number, handler)
+        os.write(writing, b"\0")
+        watcher.join()
+        os.close(reading)
+        os.close(writing)

@@ -125,8 +125,13 @@ def pmap_train_step(
     face_loss: FaceLoss,
     schedule: optax.Schedule,
     average_decay: float = 0.0,
+    *,
+    skip_non_finite: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """`train_step` on all devices; the state is donated. Batches are `[d, b/d, ...]`."""
+    """`train_step` on all devices; the state is donated. Batches are `[d, b/d, ...]`.
+
+    With `skip_non_finite`, a step whose loss or gradient is not finite changes the step alone.
+    """
     step = partial(
         train_step,
         model=model,
@@ -135,7 +140,31 @@ def pmap_train_step(
         schedule=schedule,
         average_decay=average_decay,
     )
+    if skip_non_finite:
+        step = _skip_non_finite(step)
+    if jax.process_count() > 1:
+        step = _with_stop(step)
     return _pmap(step, out_axes=(None, None), donate_argnums=0)
+
+
+def _with_stop(step):
+    """Of several processes: the largest of `stop` i32[b] in their batches becomes a scalar."""
+
+    def asking(state, batch):
+        new, scalars = step(state, batch)
+        return new, {**scalars, "stop": jax.lax.pmax(batch["stop"].max(), AXIS)}
+
+    return asking
+
+
+def _skip_non_finite(step):
+    def guarded(state, batch):
+        new, scalars = step(state, batch)
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        return kept.replace(step=new.step), scalars
+
+    return guarded
 
 
 def pmap_eval_step(
@@ -143,6 +172,11 @@ def pmap_eval_step(
 ) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
     """`eval_step` on all devices. Batches are `[d, b/d, ...]`."""
     return _pmap(partial(eval_step, model=model, face_loss=face_loss), out_axes=None)
+
+
+def pmap_max() -> Callable[[Any], Array]:
+    """The largest number of all devices of all processes. Takes `[d]`, one for each device here."""
+    return jax.pmap(partial(jax.lax.pmax, axis_name=AXIS), axis_name=AXIS, out_axes=None)
 
 
 def _pmap(step, out_axes, donate_argnums=()):

@@ -36,3 +36,7 @@ def test_records(faces_root):
 @pytest.fixture(scope="session")
 def train_records(faces_root):
     return wflw.read_list(faces_root, wflw.TRAIN_LIST)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run the tests marked slow in full")

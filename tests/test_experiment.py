@@ -1,4 +1,7 @@
 import copy
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +67,9 @@ def change(config, key, value):
         ("log.every_steps", 0, "log.every_steps=0: expected at least 1"),
         ("checkpoint.keep_last", 0, "checkpoint.keep_last=0: expected at least 1"),
         ("data.validation_fraction", -0.2, "data.validation_fraction=-0.2: expected a share"),
+        ("data.max_unreadable", 1.0, "data.max_unreadable=1.0: expected a share"),
+        ("non_finite", "ignore", "non_finite=ignore: expected one of stop, skip"),
+        ("checkpoint.failed_save", "", "checkpoint.failed_save=: expected one of stop, continue"),
         ("evaluate.checkpoint", "bset", "evaluate.checkpoint=bset: expected best, last or a step"),
     ],
 )
@@ -248,3 +254,13 @@ def test_pretrained_weights_that_are_not_there_are_named(config, train_records):
     config.model.pretrained = "gone.safetensors"
     with pytest.raises(InputError, match="model.pretrained=gone.safetensors: no such file"):
         experiment.starting_values(config, experiment.build_model(config), train_records)
+
+
+def test_the_unfinished_files_of_killed_processes_are_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    kept = {f".{os.getppid()}.evaluation.json", "config.json", ".hidden", ".git.x"}
+    for name in (*kept, f".{ended.pid}.loss_curve.png"):
+        (tmp_path / name).write_text("x")
+    experiment.remove_litter(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept

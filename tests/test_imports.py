@@ -7,7 +7,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEVICE = {"losses", "optimizer", "train_state", "train_step"}
-SHELL = {"checkpoint", "experiment", "metrics_writer", "predictor", "signals"}
+SHELL = {
+    "checkpoint",
+    "compilation_cache",
+    "experiment",
+    "folder_lock",
+    "metrics_writer",
+    "predictor",
+    "processes",
+    "signals",
+    "step_log",
+}
 # Neither reads nor computes.
 SHARED = {"flm_jax.errors", "flm_jax.landmarks"}
 CONFIG_READERS = {"experiment"}
@@ -86,6 +96,6 @@ def test_every_module_has_its_tests():
         "landmark_regressor": "resnet",
         "train_state": "train_step",
         "predictor": "evaluate",
-        "signals": "train",
+        "workers": "input_pipeline",
     }
     assert {together.get(name, name) for name in own} <= tested

@@ -285,3 +285,37 @@ def test_a_network_of_uncertainty_learns_the_size_of_its_errors():
     scale = np.asarray(output["scale"]).reshape(16, 98).mean(axis=0)
     assert np.median(scale[:49]) == pytest.approx(0.3, rel=0.3)
     assert np.median(scale[49:]) == pytest.approx(3.0, rel=0.3)
+
+
+def kink_loss(predictions, landmarks):
+    """Zero everywhere, without a slope: a gradient that is not finite under a loss that is."""
+    return jnp.sqrt(jnp.abs(predictions - jax.lax.stop_gradient(predictions))).sum((-2, -1))
+
+
+def too_large_loss(predictions, landmarks):
+    return FACE_LOSS(predictions, landmarks) * jnp.inf
+
+
+@pytest.mark.parametrize("face_loss", [kink_loss, too_large_loss])
+def test_a_step_that_is_not_finite_changes_the_step_alone(face_loss):
+    schedule = optax.constant_schedule(1e-3)
+    batch = steps.put_on_devices(make_batch())
+    after = {}
+    for skip in (False, True):
+        step = steps.pmap_train_step(make_model(), ADAM, face_loss, schedule, skip_non_finite=skip)
+        after[skip], scalars = step(fresh_state(), batch)
+        assert not np.isfinite([scalars["loss"], scalars["gradient_norm"]]).all()
+    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after[False].params))
+    assert after[True].step == make_state().step + 1
+    kept = dataclasses.replace(after[True], step=make_state().step)
+    jax.tree.map(np.testing.assert_array_equal, kept, make_state())
+
+
+def test_to_skip_changes_no_step_that_is_finite():
+    schedule = optax.constant_schedule(1e-3)
+    batch = steps.put_on_devices(make_batch())
+    states = []
+    for skip in (False, True):
+        step = steps.pmap_train_step(make_model(), ADAM, FACE_LOSS, schedule, skip_non_finite=skip)
+        states.append(step(fresh_state(), batch)[0])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *states)

@@ -9,6 +9,7 @@ those that the features are painted from, and each attribute follows from how th
 import argparse
 import concurrent.futures
 import contextlib
+import fcntl
 import functools
 import json
 import multiprocessing
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from flm_jax.data import wflw
 from flm_jax.data.drawing.picture import DrawnFace, DrawnPicture, draw_picture, num_faces
+from flm_jax.data.workers import start_worker
 from flm_jax.errors import InputError
 
 __all__ = ["SETTINGS", "VERSION", "DrawnFace", "DrawnPicture", "draw_dataset", "draw_picture"]
@@ -58,8 +60,11 @@ def draw_dataset(
     if _is_reusable(root, settings):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(root)
     partial = root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
     partial.mkdir()
+    held = os.open(partial, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)  # For as long as this process lives.
     try:
         _draw_into(partial, settings, workers if workers is not None else os.cpu_count() or 1)
         try:
@@ -70,6 +75,19 @@ def draw_dataset(
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(held)
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Removes what killed drawings of `root` have left."""
+    for partial in root.parent.glob(f".{root.name}.*.partial"):
+        with contextlib.suppress(OSError):  # Another process draws it, or removes it.
+            held = os.open(partial, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial)
+            finally:
+                os.close(held)
 
 
 def _is_reusable(root: Path, settings: dict[str, int]) -> bool:
@@ -164,7 +182,7 @@ def _mapping(workers: int) -> Iterator:
             cv2.setNumThreads(threads)
         return
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)
+        workers, multiprocessing.get_context("spawn"), start_worker
     )
     try:
         yield functools.partial(pool.map, chunksize=4)

@@ -8,12 +8,9 @@ threads reads.
 """
 
 import dataclasses
-import os
 import signal
-import threading
-import time
 import zlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -25,11 +22,18 @@ from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.data import augmentation, transforms
+from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
+from flm_jax.data.workers import start_worker
 from flm_jax.errors import InputError
 from flm_jax.landmarks import MIRROR
 
 _PADDING = -1
+_PIECE_TRIES = 8
+
+
+class WorkerError(InputError):
+    """A worker process has died."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +80,10 @@ class TrainingOrder:
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         return _share(rows, self.process_index, self.process_count)
 
+    def whole(self) -> "TrainingOrder":
+        """The order of the global batches, which all processes share."""
+        return dataclasses.replace(self, process_index=0, process_count=1)
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOrder:
@@ -105,8 +113,9 @@ class ReadBatch(grain.transforms.Map):
     """Step -> batch; padding is zero, with index -1 and mask 0.
 
     A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in its pixels, image_from_crop
-    f32[b, 2, 3], index i32[b] and mask f32[b]. Where image_from_crop mirrors, landmark i is
-    landmark MIRROR[i] of the record.
+    f32[b, 2, 3], index i32[b] and mask f32[b], and here unreadable bool[b]: an empty sample, whose
+    picture can't be read. Where image_from_crop mirrors, landmark i is landmark MIRROR[i] of the
+    record.
 
     Attributes:
         order: the rows of every step.
@@ -134,10 +143,14 @@ class ReadBatch(grain.transforms.Map):
             "image_from_crop": np.zeros((len(rows), 2, 3), np.float32),
             "index": rows.astype(np.int32),
             "mask": (rows != _PADDING).astype(np.float32),
+            "unreadable": np.zeros(len(rows), bool),
         }
         for i, row in enumerate(rows):
             if row != _PADDING:
-                self._write_sample(step, row, batch, i)
+                try:
+                    self._write_sample(step, row, batch, i)
+                except PictureError:
+                    batch["unreadable"][i] = True
         return batch
 
     def _write_sample(self, step, row, batch, i):
@@ -173,9 +186,14 @@ class ReadBatch(grain.transforms.Map):
         return transforms.crop_image(image, image_from_crop, self.image_size), image_from_crop
 
     def _cut_any(self, rng):
-        """The crop of any face, which pieces are cut from."""
-        record = self.records[rng.integers(len(self.records))]
-        return self._cut(record, self._plain_crop_from_image(record))[0]
+        """The crop of any face that can be read, which pieces are cut from."""
+        for _ in range(_PIECE_TRIES):
+            record = self.records[rng.integers(len(self.records))]
+            try:
+                return self._cut(record, self._plain_crop_from_image(record))[0]
+            except PictureError:
+                pass  # It is told of when its own turn comes.
+        return np.zeros((self.image_size, self.image_size, 3), np.uint8)
 
 
 def batches(
@@ -190,6 +208,7 @@ def batches(
     num_workers: int,
     num_threads: int,
     start: int = 0,
+    at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
     """Yields the order's batches from `start` on, as `ReadBatch` makes them, read ahead.
 
@@ -200,9 +219,12 @@ def batches(
         num_workers: worker processes; 0 reads in threads of this process.
         num_threads: threads of every process; each holds one batch, and one more waits for each.
         start: the first batch.
+        at_unreadable: called with the row of a picture that can't be read, when its batch is due.
+            Its sample is empty then, with mask 0. None: PictureError.
 
     Raises:
         PictureError: a picture can't be read, when its batch is due.
+        WorkerError: a worker process has died.
     """
     if start >= len(order):
         return
@@ -213,24 +235,54 @@ def batches(
     )
     if num_workers:
         options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=start_worker)
     # The batch's threads share the cores already; OpenCV's own would only wait for one another.
     cv2.setNumThreads(1)
-    # Worker processes inherit the mask: a Ctrl-C for the whole group must not reach them before
+    # Worker processes inherit the mask: a signal for the whole group must not reach them before
     # they ignore it, or the parent loses what it could still save. (The resource tracker, where it
     # is started meanwhile, would unblock it again.)
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         iterator = iter(dataset)
-        first = next(iterator)
+        first = _next(iterator)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        yield first
-        yield from iterator
+        batch = first
+        while batch is not None:
+            unreadable = batch.pop("unreadable")
+            for row in batch["index"][unreadable]:
+                if at_unreadable is None:
+                    raise picture_error(records[row])
+                at_unreadable(int(row))
+            batch["mask"][unreadable] = 0
+            yield batch
+            batch = _next(iterator)
     finally:
         iterator.close()
+
+
+def picture_error(record: Record) -> PictureError:
+    """Why a picture can't be read."""
+    try:
+        transforms.read_image(record)
+    except PictureError as error:
+        return error
+    return PictureError(f"{record.place}: could not be read a moment ago, and can be now")
+
+
+def _next(iterator):
+    try:
+        return next(iterator, None)
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise WorkerError(
+            "a process that reads pictures has died: "
+            f"{str(error).splitlines()[0].split('. ')[0]}. It may have been out of memory; "
+            "fewer data.num_workers need less, and 0 none"
+        ) from None
 
 
 def fingerprint(records: Sequence[Record]) -> int:
@@ -240,16 +292,3 @@ def fingerprint(records: Sequence[Record]) -> int:
         checksum = zlib.crc32(record.image_name.encode(), checksum)
         checksum = zlib.crc32(record.landmarks.tobytes() + record.box.tobytes(), checksum)
     return checksum
-
-
-def _start_worker(worker_index: int, worker_count: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when to stop.
-    cv2.setNumThreads(1)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process soon after its parent has gone, killed or not."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

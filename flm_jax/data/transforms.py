@@ -4,6 +4,7 @@ A crop is one affine map, applied once. What the map holds (a margin, a stretch)
 not a branch in the code that applies it.
 """
 
+import os
 from typing import Any
 
 import cv2
@@ -19,6 +20,7 @@ from flm_jax.errors import InputError
 _MAX_SHRINK = 1.5
 
 BOXES = ("rectangle", "landmarks")
+_MAX_FILE_SIZE = 2**28
 
 
 class PictureError(InputError):
@@ -31,10 +33,12 @@ def read_image(record: Record) -> UInt8[ndarray, "h w 3"]:
     Grey, RGBA and CMYK pictures come as BGR too.
 
     Raises:
-        PictureError: it is missing, empty, truncated, or no picture.
+        PictureError: it is missing, empty, truncated, of an absurd size, or no picture.
     """
     try:
         with open(record.image_path, "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > _MAX_FILE_SIZE:
+                raise PictureError(f"{record.place}: {size} bytes are too many for a picture")
             content = file.read()
     except OSError as error:
         raise PictureError(f"{record.place}: can't be read: {error.strerror}") from None

@@ -100,7 +100,7 @@ def read_list(root: str | Path, list_name: str) -> list[Record]:
         _parse_line(fields, str(path), line, images) for line, fields in _lines(path, _FIELDS)
     ]
     if not records:
-        raise InputError(f"{path}: the list is empty")
+        raise ListError(f"{path}:1: the list is empty")
     missing = [record for record in records if not os.path.isfile(record.image_path)]
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -138,7 +138,7 @@ def read_subset(root: str | Path, subset: str, test: Sequence[Record]) -> list[R
             raise ListError(f"{place}{fields[-1]}: this face is not in the test list")
         records.append(same[0])
     if not records:
-        raise InputError(f"{path}: the list is empty")
+        raise ListError(f"{path}:1: the list is empty")
     return records
 
 

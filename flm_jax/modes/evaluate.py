@@ -16,7 +16,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import experiment, geometry, metrics, protocols, visualization
+from flm_jax import experiment, geometry, metrics, processes, protocols, visualization
 from flm_jax.checkpoint import Checkpoints
 from flm_jax.data import transforms, wflw
 from flm_jax.errors import InputError
@@ -24,7 +24,6 @@ from flm_jax.landmarks import MIRROR
 from flm_jax.losses import wing_loss
 from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.predictor import EvalStep, Predictions, predict_faces
-from flm_jax.signals import collect_signals
 from flm_jax.train_state import TrainState, train_state_shapes
 from flm_jax.train_step import pmap_eval_step, replicated
 
@@ -47,8 +46,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         InputError: the config, the data or the work folder can't be used.
     """
     experiment.check(config)
+    experiment.enable_compilation_cache(config, workdir)
     step, state = _restore(config, workdir)
-    splits = experiment.read_splits(config, workdir)
+    with processes.first_alone():
+        splits = experiment.read_splits(config, workdir)
     records = experiment.select_split(config, workdir, splits)
     targets = np.stack([record.landmarks for record in records])
     boxes = np.stack([record.box for record in records])
@@ -100,8 +101,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         },
         "box_errors": _box_errors(predict, boxes, targets) if config.evaluate.box_errors else {},
     }
-    _write(config, workdir, records, plain, others, targets, figures)
-    print(format_table(figures))
+    if processes.is_first():
+        _write(config, workdir, records, plain, others, targets, figures)
+        print(format_table(figures))
 
 
 def _predict_protocols(config, predict, plain, rectangles, targets, margins):
@@ -227,17 +229,10 @@ def _predict(
     records: Sequence[wflw.Record],
     mirror: bool = False,
 ) -> Predictions:
-    """Predictions in image pixels. Raises KeyboardInterrupt between two batches, after a signal."""
+    """Predictions in image pixels."""
     batches = experiment.evaluation_batches(config, records, box="rectangle", mirror=mirror)
-
-    def until_stopped():
-        for batch in batches:
-            if received:
-                raise KeyboardInterrupt
-            yield batch
-
-    with collect_signals() as received, contextlib.closing(batches):
-        return predict_faces(eval_step, variables, until_stopped(), len(records))
+    with contextlib.closing(batches):
+        return predict_faces(eval_step, variables, batches, len(records))
 
 
 def _write(config, workdir, records, plain, others, targets, figures):

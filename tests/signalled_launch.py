@@ -1,0 +1,38 @@
+"""launch.py, which sends itself the signal $NUMBER in the moment $MOMENT."""
+
+import os
+import runpy
+import signal
+import sys
+
+
+def send_before(holder, name, call=1):
+    """At the given call of a function, right before it runs."""
+    function, calls = getattr(holder, name), []
+
+    def called(*arguments, **settings):
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), int(os.environ["NUMBER"]))
+        return function(*arguments, **settings)
+
+    setattr(holder, name, called)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.getcwd())
+    if "GLIBC_TUNABLES" in os.environ:  # Else launch.py starts this program again.
+        from flm_jax import checkpoint, experiment
+        from flm_jax.modes import evaluate, train
+
+        moments = {
+            "reading the lists": lambda: send_before(experiment, "read_splits"),
+            "creating the state": lambda: send_before(train, "create_train_state"),
+            "a step": lambda: send_before(train, "put_on_devices", 4),
+            "validating": lambda: send_before(train, "predict_faces"),
+            "saving": lambda: send_before(checkpoint.Checkpoints, "save"),
+            "evaluating": lambda: send_before(evaluate, "predict_faces"),
+        }
+        moments[os.environ["MOMENT"]]()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    runpy.run_path("launch.py", run_name="__main__")

@@ -1,0 +1,51 @@
+"""One training at a time in a work folder."""
+
+import json
+import os
+import signal
+import socket
+
+from test_signals import children
+from test_train import count_lines, run, start, tiny, wait_for
+
+LONG = "--config.num_epochs=500"
+
+
+def test_a_second_run_is_refused_with_the_first_ones_process_and_host(faces_root, tmp_path):
+    first = start(*tiny(faces_root, tmp_path, LONG))
+    wait_for(first, lambda: count_lines(tmp_path / "metrics.jsonl") >= 1)
+    before = json.loads((tmp_path / "config.json").read_text())
+    code, output = run(*tiny(faces_root, tmp_path, "--config.num_epochs=600"))
+    assert code == 1
+    owner = f"process {first.pid} on {socket.gethostname()}"
+    assert f"error: {tmp_path}: {owner} trains there" in output
+    assert "Traceback" not in output
+    assert json.loads((tmp_path / "config.json").read_text()) == before
+    assert first.poll() is None
+    first.kill()
+    first.communicate(timeout=120)
+
+
+def test_the_lock_dies_with_its_owner_though_orphans_live(faces_root, tmp_path):
+    first = start(*tiny(faces_root, tmp_path, LONG, "--config.data.num_workers=2"))
+    wait_for(first, lambda: count_lines(tmp_path / "metrics.jsonl") >= 1)
+    workers = children(first.pid)
+    # Stopped, they can't notice that they are orphans.
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    try:
+        first.kill()
+        first.wait(timeout=120)
+        assert all(os.path.exists(f"/proc/{worker}") for worker in workers)
+        second = start(*tiny(faces_root, tmp_path, LONG))
+        wait_for(second, lambda: json.loads(read_lock(tmp_path))["pid"] == second.pid)
+        second.kill()
+        second.communicate(timeout=120)
+    finally:
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
+        first.communicate(timeout=120)
+
+
+def read_lock(workdir):
+    return (workdir / "lock").read_text() or '{"pid": 0}'

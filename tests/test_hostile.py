@@ -1,0 +1,265 @@
+"""Lists, pictures and checkpoints from strangers."""
+
+import os
+import pathlib
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_train import ROOT, run, tiny
+from test_wflw import line_of, make_fields, write_list
+
+from flm_jax.data import transforms, wflw
+from flm_jax.data.transforms import PictureError
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../secret.jpg", "a/../../secret.jpg", "..", "a/..", "\0", "/", "//x"],
+)
+def test_no_name_leaves_the_data_root(tmp_path, name):
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    root = tmp_path / "root"
+    fields = make_fields()
+    fields[-1] = name
+    write_list(root, [line_of(fields)])
+    with pytest.raises(wflw.ListError, match="list_98pt_rect_attr_train.txt:1: "):
+        wflw.read_list(root, wflw.TRAIN_LIST)
+
+
+def test_a_run_on_a_list_that_would_leave_is_refused(faces_root, tmp_path):
+    root = tmp_path / "faces"
+    shutil.copytree(faces_root, root)
+    path = root / wflw.TRAIN_LIST
+    lines = path.read_text().splitlines()
+    lines[2] = " ".join([*lines[2].split()[:-1], "../../secret.jpg"])
+    path.write_text("\n".join(lines) + "\n")
+    shutil.copy(next((root / wflw.IMAGES).rglob("*.jpg")), tmp_path / "secret.jpg")
+    code, output = run(*tiny(root, tmp_path / "work"))
+    assert code == 1
+    assert f"error: {path}:3: ../../secret.jpg: an image's name must stay inside" in output
+    assert "Traceback" not in output
+
+
+def chunk(kind, content):
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png(width, height):
+    """A PNG of so many black pixels, in a thousandth of the bytes."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(min(height * (1 + 3 * width), 10**7)))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+def jpeg(width, height):
+    """A JPEG whose header claims a size."""
+    _, data = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))
+    content = bytearray(data.tobytes())
+    at = content.find(b"\xff\xc0")
+    content[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [png(20_000, 20_000), png(2**30, 1), png(2**31 - 1, 2**31 - 1), jpeg(65_500, 65_500)],
+)
+def test_an_absurd_size_is_refused_before_it_is_decoded(tmp_path, test_records, content):
+    path = tmp_path / "bomb"
+    path.write_bytes(content)
+    record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
+    with pytest.raises(PictureError, match="can't be decoded|not a picture"):
+        transforms.read_image(record)
+
+
+def test_a_large_picture_of_a_camera_is_read(tmp_path, test_records):
+    path = tmp_path / "large.png"
+    cv2.imwrite(str(path), np.zeros((6_000, 9_000, 3), np.uint8))
+    record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
+    assert transforms.read_image(record).shape == (6_000, 9_000, 3)
+
+
+def test_a_file_too_large_for_a_picture_is_not_read(tmp_path, test_records):
+    path = tmp_path / "sparse"
+    with open(path, "wb") as file:
+        file.truncate(2**40)
+    record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
+    with pytest.raises(PictureError, match="1099511627776 bytes"):
+        transforms.read_image(record)
+
+
+@pytest.mark.slow
+def test_any_bytes_give_a_picture_or_a_picture_error(tmp_path, test_records, request):
+    path = tmp_path / "picture"
+    record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
+    whole = pathlib.Path(test_records[0].image_path).read_bytes()
+
+    @settings(
+        max_examples=2000 if request.config.getoption("--full") else 200,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        st.integers(0, len(whole)),
+        st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=20),
+        st.binary(max_size=32),
+    )
+    def check(length, changes, tail):
+        content = bytearray(whole)
+        for at, value in changes:
+            content[at] = value
+        path.write_bytes(bytes(content[:length]) + tail)
+        try:
+            image = transforms.read_image(record)
+        except PictureError as error:
+            assert str(error).startswith(record.place)
+        else:
+            assert image.dtype == np.uint8
+            assert image.ndim == 3
+
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bytes", "text", "fields"])
+def test_any_list_gives_records_or_a_list_error_with_a_line(tmp_path, kind, request):
+    """Thousands of lists with `--full`."""
+    fields = make_fields()
+    field = st.one_of(
+        st.text(max_size=12),
+        st.floats().map(str),
+        st.integers().map(str),
+        st.sampled_from(["nan", "inf", "1e400", "-0", "1_0", "٣", "../x", "/x", "\x85", "\u2028"]),
+    )
+    changes = st.lists(st.tuples(st.integers(0, 206), field), max_size=6)
+    lists = {
+        "bytes": st.binary(max_size=4000),
+        "text": st.lists(st.lists(field, max_size=210), max_size=4).map(
+            lambda lines: "\n".join(" ".join(line) for line in lines).encode(errors="replace")
+        ),
+        "fields": st.lists(changes, min_size=1, max_size=4).map(
+            lambda lines: b"\n".join(changed(fields, line) for line in lines)
+        ),
+    }
+
+    @settings(
+        max_examples=5000 if request.config.getoption("--full") else 500,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(lists[kind])
+    def check(content):
+        path = write_list(tmp_path, [])
+        path.write_bytes(content)
+        try:
+            records = wflw.read_list(tmp_path, wflw.TRAIN_LIST)
+        except wflw.ListError as error:
+            place, line, _ = str(error).removeprefix(str(path)).split(":", 2)
+            assert place == ""
+            assert 1 <= int(line) <= content.count(b"\n") + 1
+        else:
+            assert all(np.isfinite(record.landmarks).all() for record in records)
+            images = tmp_path / wflw.IMAGES
+            for record in records:
+                assert pathlib.Path(record.image_path).resolve().is_relative_to(images)
+
+    check()
+
+
+def changed(fields, changes):
+    fields = list(fields)
+    for index, value in changes:
+        fields[index] = value
+    return " ".join(fields).encode(errors="surrogatepass")
+
+
+class Payload:
+    """What a pickle may do to who loads it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+# Ends the program where Python is about to unpickle a name or to compile text.
+WATCH = """
+import sys, runpy
+def watch(event, arguments):
+    if event in ("pickle.find_class", "marshal.loads") and watching:
+        import traceback; traceback.print_stack()
+        raise SystemExit(f"{event} {arguments}")
+watching = []
+sys.addaudithook(watch)
+from flm_jax.checkpoint import Checkpoints
+restore = Checkpoints.restore
+def restore_watched(*arguments):
+    watching.append(1)
+    try:
+        return restore(*arguments)
+    finally:
+        watching.clear()
+Checkpoints.restore = restore_watched
+runpy.run_path("launch.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(faces_root, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "work"
+    code, output = run(*tiny(faces_root, workdir, "--config.num_epochs=1"))
+    assert code == 0, output
+    return workdir
+
+
+def test_a_checkpoint_is_read_without_executing_anything_in_it(trained, faces_root, tmp_path):
+    (tmp_path / "watched.py").write_text(WATCH)
+    environment = {"PYTHONPATH": str(ROOT)}
+    arguments = tiny(faces_root, trained, "--config.num_epochs=1", "--mode=evaluate")
+    program = str(tmp_path / "watched.py")
+    code, output = run(*arguments, program=program, environment=environment)
+    assert code == 0, output
+
+
+def test_pickles_in_the_place_of_its_files_do_nothing(trained, faces_root, tmp_path):
+    workdir, made = tmp_path / "work", tmp_path / "made"
+    shutil.copytree(trained, workdir)
+    for path in (p for p in (workdir / "checkpoints").rglob("*") if p.is_file()):
+        path.write_bytes(pickle.dumps(Payload(made)))
+    for mode in ("evaluate", "train"):
+        code, output = run(*tiny(faces_root, workdir, "--config.num_epochs=1", f"--mode={mode}"))
+        assert code == 1, output
+        assert "damaged" in output
+        assert not made.exists()
+    pickle.loads(pickle.dumps(Payload(made)))
+    assert made.exists()  # So it would have.
+
+
+def test_the_limits_hold_in_a_process_of_its_own(tmp_path, test_records):
+    """Whoever imports OpenCV: the limit is set before."""
+    (tmp_path / "bomb").write_bytes(png(20_000, 20_000))
+    program = (
+        "import sys, flm_jax, cv2, numpy\n"
+        "cv2.imdecode(numpy.fromfile(sys.argv[1], numpy.uint8), cv2.IMREAD_COLOR)\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "bomb")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert "pixels" in process.stderr

@@ -1,0 +1,148 @@
+"""Checkpoints that are damaged on disk, and checkpoints that can't be written."""
+
+import resource
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from test_resume import EVERY_STEP, steps_in
+from test_train import count_lines, read_log, read_state, run, start, tiny, wait_for
+
+
+@pytest.fixture(scope="module")
+def undisturbed(faces_root, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "work"
+    code, output = run(*tiny(faces_root, workdir, *EVERY_STEP))
+    assert code == 0, output
+    return workdir
+
+
+def keep_until(step, source, workdir):
+    shutil.copytree(source, workdir)
+    for folder in (workdir / "checkpoints").iterdir():
+        if int(folder.name) > step:
+            shutil.rmtree(folder)
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def truncate(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    for at in range(len(content) // 3, len(content), 100):
+        content[at] ^= 0x55
+    path.write_bytes(content)
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, remove])
+def test_a_damaged_checkpoint_is_said_set_aside_and_done_without(
+    undisturbed, faces_root, tmp_path, damage
+):
+    workdir = tmp_path / "work"
+    keep_until(5, undisturbed, workdir)
+    damage(largest_file(workdir / "checkpoints" / "5" / "state"))
+    code, output = run(*tiny(faces_root, workdir, *EVERY_STEP))
+    assert code == 0, output
+    assert "checkpoints/5: the checkpoint is damaged" in output
+    assert "damaged_checkpoints/5" in output
+    assert "continuing after step 4" in output
+    assert "Traceback" not in output
+    assert (workdir / "damaged_checkpoints" / "5" / "state").is_dir()
+    assert read_log(workdir) == read_log(undisturbed)
+
+
+def test_with_every_checkpoint_damaged_nothing_starts_over_unasked(
+    undisturbed, faces_root, tmp_path
+):
+    workdir = tmp_path / "work"
+    keep_until(2, undisturbed, workdir)
+    for step in (1, 2):
+        truncate(largest_file(workdir / "checkpoints" / str(step) / "state"))
+    for _ in range(2):
+        code, output = run(*tiny(faces_root, workdir, *EVERY_STEP))
+        assert code == 1
+        assert "every checkpoint was damaged, and none is left to continue from" in output
+    assert sorted(p.name for p in (workdir / "damaged_checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_stays(undisturbed, faces_root, tmp_path):
+    workdir = tmp_path / "work"
+    keep_until(2, undisturbed, workdir)
+    code, output = run(*tiny(faces_root, workdir, "--config.model.backbone.width=8"))
+    assert code == 1
+    assert "model.backbone.width: 4 -> 8" in output
+    assert "Traceback" not in output
+    assert steps_in(workdir) == [1, 2]
+    assert not (workdir / "damaged_checkpoints").exists()
+
+
+def start_limited(*arguments):
+    """Starts a run in which no file may grow beyond FULL bytes, as on a disk that is full."""
+    process = start(*arguments)
+    limit(process, FULL)
+    return process
+
+
+def limit(process, size):
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+# The checkpoints are the only large files.
+LARGE = ("--config.model.backbone.width=32", "--config.compilation_cache=off")
+FULL = 100_000
+
+
+def test_a_save_that_fails_ends_the_run_with_an_error(faces_root, tmp_path):
+    process = start_limited(*tiny(faces_root, tmp_path, *LARGE))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    assert "error: " in output
+    assert "a checkpoint could not be saved" in output
+    assert "mean shape NME" not in output
+    # At once: not after the four epochs.
+    assert len([row for row in read_log(tmp_path) if "epoch" in row]) < 4
+    code, output = run(*tiny(faces_root, tmp_path, *LARGE))
+    assert code == 0, output
+
+
+def test_without_a_last_checkpoint_no_run_succeeds(faces_root, tmp_path):
+    continued = "--config.checkpoint.failed_save=continue"
+    process = start_limited(*tiny(faces_root, tmp_path, *LARGE, continued))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    assert "warning: " in output
+    assert "mean shape NME" not in output
+    assert len([row for row in read_log(tmp_path) if "epoch" in row]) == 4
+    assert not any((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_run_may_outlast_a_full_disk(faces_root, tmp_path):
+    more = ("--config.checkpoint.failed_save=continue", "--config.num_epochs=30")
+    process = start_limited(*tiny(faces_root, tmp_path, *LARGE, *more))
+    wait_for(process, lambda: count_lines(tmp_path / "metrics.jsonl") >= 9)
+    limit(process, resource.RLIM_INFINITY)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "warning: " in output
+    step, state = read_state(tmp_path)
+    assert step == 60
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_a_work_folder_that_can_not_be_written_is_named(faces_root):
+    """Not by a mode bit, which the superuser does not see."""
+    code, output = run(*tiny(faces_root, "/proc/work"))
+    assert code == 1
+    assert "--workdir=/proc/work: can't be made" in output
+    assert "Traceback" not in output
