@@ -7,6 +7,7 @@ checkpoint is called damaged.
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import os
 import shutil
@@ -309,8 +310,15 @@ class Checkpoints:
             )
 
     def _restore(self, step, **items):
+        # Of a damaged checkpoint every array may fail, and asyncio tells of each with a stack
+        # trace, some of them when Orbax's tasks are collected at last: then it stays quiet.
+        asyncio_log = logging.getLogger("asyncio")
+        level = asyncio_log.level
+        asyncio_log.setLevel(logging.CRITICAL)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            asyncio_log.setLevel(level)
+            return restored
         except MemoryError:
             raise
         except Exception as error:  # Damage may surface anywhere below.

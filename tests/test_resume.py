@@ -8,7 +8,13 @@ from test_train import read_log, run, tiny
 
 from flm_jax.checkpoint import Checkpoints
 
-EVERY_STEP = ("--config.checkpoint.every_steps=1", "--config.checkpoint.keep_last=100")
+EVERY_STEP = (
+    "--config.checkpoint.every_steps=1",
+    "--config.checkpoint.keep_last=100",
+    "--config.average_decay=0.9",
+    "--config.data.augmentation.rotation.probability=0.5",
+    "--config.data.augmentation.picture_patch.probability=0.5",
+)
 
 
 def steps_in(workdir):
