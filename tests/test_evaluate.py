@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import demo
-from flm_jax import experiment, geometry, landmarks, metrics
+from flm_jax import experiment, geometry, landmarks, metrics, settings
 from flm_jax.checkpoint import Checkpoints, Progress
 from flm_jax.errors import InputError
 from flm_jax.modes import evaluate
@@ -45,7 +45,7 @@ def evaluated(tmp_path_factory, faces_root):
     optimizer = experiment.build_optimizer(config, lambda step: 1e-3)
     state = create_train_state(model, optimizer, jax.random.key(0), 32, replicated())
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, Progress(0), experiment.as_json(config), 1.0)
+        checkpoints.save(state, Progress(0), settings.as_json(config), 1.0)
     evaluate.run(config, workdir)
     return workdir, config
 

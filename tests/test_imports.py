@@ -11,16 +11,17 @@ SHELL = {
     "checkpoint",
     "compilation_cache",
     "experiment",
-    "folder_lock",
     "metrics_writer",
     "predictor",
     "processes",
+    "settings",
     "signals",
     "step_log",
+    "work_folder",
 }
 # Neither reads nor computes.
 SHARED = {"flm_jax.errors", "flm_jax.landmarks"}
-CONFIG_READERS = {"experiment"}
+CONFIG_READERS = {"experiment", "settings"}
 
 
 def imports(path):

@@ -16,7 +16,16 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import experiment, geometry, metrics, processes, protocols, visualization
+from flm_jax import (
+    experiment,
+    geometry,
+    metrics,
+    processes,
+    protocols,
+    settings,
+    visualization,
+    work_folder,
+)
 from flm_jax.checkpoint import Checkpoints
 from flm_jax.data import transforms, wflw
 from flm_jax.errors import InputError
@@ -45,7 +54,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
         InputError: the config, the data or the work folder can't be used.
     """
-    experiment.check(config)
+    settings.check(config)
     experiment.enable_compilation_cache(config, workdir)
     step, state = _restore(config, workdir)
     with processes.first_alone():
@@ -212,7 +221,7 @@ def _restore(config: ConfigDict, workdir: Path) -> tuple[int, TrainState]:
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         step = checkpoints.find(str(config.evaluate.checkpoint))
         old = checkpoints.config(step)
-        experiment.check_evaluation(old, config, workdir)
+        settings.check_evaluation(old, config, workdir)
         # The optimiser's state is part of the checkpoint; its shapes depend on no schedule.
         optimizer = experiment.build_optimizer(ConfigDict(old), optax.constant_schedule(0.0))
         model = experiment.build_model(config)
@@ -260,11 +269,11 @@ def _write(config, workdir, records, plain, others, targets, figures):
         with open(path, "wb") as file:
             np.savez(file, **arrays)
 
-    experiment.write_atomically(workdir / f"predictions{suffix}.npz", write_arrays)
-    experiment.write_atomically(
+    work_folder.write_atomically(workdir / f"predictions{suffix}.npz", write_arrays)
+    work_folder.write_atomically(
         workdir / f"evaluation{suffix}.json", lambda path: path.write_text(text)
     )
-    experiment.write_atomically(
+    work_folder.write_atomically(
         workdir / f"ced{suffix}.png", lambda path: visualization.draw_error_curves(path, curves)
     )
     count = min(_PICTURED_FACES, len(records))
@@ -274,7 +283,7 @@ def _write(config, workdir, records, plain, others, targets, figures):
     }
     for name, faces in chosen.items():
         draw = partial(_draw, chosen=faces, records=records, points=predictions, targets=targets)
-        experiment.write_atomically(workdir / f"{name}{suffix}.png", draw)
+        work_folder.write_atomically(workdir / f"{name}{suffix}.png", draw)
 
 
 def _draw(path, chosen, records, points, targets):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from flm_jax import experiment, visualization
+from flm_jax import experiment, settings, visualization, work_folder
 
 _FACES = 48
 
@@ -17,8 +17,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
         InputError: the config, the data or the work folder can't be used.
     """
-    experiment.check(config)
-    experiment.make_workdir(workdir)
+    settings.check(config)
+    work_folder.make(workdir)
     records = experiment.read_splits(config, workdir).training
     images, landmarks, titles = [], [], []
     with contextlib.closing(experiment.training_batches(config, records, 0)) as batches:
@@ -30,5 +30,5 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 break
     sheet = images[:_FACES], np.stack(landmarks[:_FACES]), titles[:_FACES]
     path = workdir / "preview.png"
-    experiment.write_atomically(path, lambda new: visualization.draw_faces(new, *sheet))
+    work_folder.write_atomically(path, lambda new: visualization.draw_faces(new, *sheet))
     print(f"{path}: {len(sheet[0])} training faces of {config.data.image_size} px")

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from flm_jax import experiment, folder_lock, metrics, processes, visualization
+from flm_jax import experiment, metrics, processes, settings, visualization, work_folder
 from flm_jax.checkpoint import Checkpoints, DamagedError, Progress, SaveError
 from flm_jax.data import input_pipeline
 from flm_jax.data.input_pipeline import WorkerError
@@ -41,12 +41,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
         SystemExit: with 128 + the signal, after SIGINT or SIGTERM and a checkpoint.
         InputError: the config, the data or the work folder can't be used.
     """
-    experiment.check(config)
-    experiment.make_workdir(workdir)
+    settings.check(config)
+    work_folder.make(workdir)
     try:
-        with folder_lock.only_run_in(workdir) if processes.is_first() else contextlib.nullcontext():
+        with work_folder.only_run_in(workdir) if processes.is_first() else contextlib.nullcontext():
             if processes.is_first():
-                experiment.remove_litter(workdir)
+                work_folder.remove_litter(workdir)
             _run(config, workdir)
     except OSError as error:
         raise InputError(f"{error.filename or workdir}: {error.strerror or error}") from error
@@ -64,7 +64,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
             signal = _train(config, workdir, splits, checkpoints, StopAgreement(received))
         if processes.is_first():
             rows = read_metrics(workdir)
-            experiment.write_atomically(
+            work_folder.write_atomically(
                 workdir / "loss_curve.png", lambda path: visualization.draw_loss_curve(path, rows)
             )
         if signal:
@@ -90,7 +90,7 @@ def _train(
     optimizer = experiment.build_optimizer(config, schedule)
     state, progress = _initial_state(config, workdir, splits, model, optimizer, checkpoints)
     if processes.is_first():
-        experiment.write_atomically(
+        work_folder.write_atomically(
             workdir / "config.json", lambda path: path.write_text(config.to_json(indent=2) + "\n")
         )
     start = int(state.step)
@@ -166,7 +166,7 @@ def _loop(
     def save(*, last=False, **scores):
         log.finish()
         try:
-            checkpoints.save(state, log.progress, experiment.as_json(config), **scores)
+            checkpoints.save(state, log.progress, settings.as_json(config), **scores)
             if last:
                 checkpoints.wait()
         except SaveError as error:
@@ -233,7 +233,7 @@ def _initial_state(
     shapes = train_state_shapes(model, optimizer, size, averaged)
     while (last := checkpoints.last_step()) is not None:
         try:
-            experiment.check_restart(checkpoints.config(last), config, workdir)
+            settings.check_restart(checkpoints.config(last), config, workdir)
             state, saved = checkpoints.restore(last, shapes, replicated())
             break
         except DamagedError as error:

@@ -1,12 +1,17 @@
-"""One training at a time in a work folder."""
+"""The work folder: whole files, one training at a time, no litter."""
 
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 
+import pytest
 from test_signals import children
 from test_train import count_lines, run, start, tiny, wait_for
+
+from flm_jax import work_folder
 
 LONG = "--config.num_epochs=500"
 
@@ -49,3 +54,27 @@ def test_the_lock_dies_with_its_owner_though_orphans_live(faces_root, tmp_path):
 
 def read_lock(workdir):
     return (workdir / "lock").read_text() or '{"pid": 0}'
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "evaluation.json"
+    path.write_text("good")
+
+    def fail(new):
+        new.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        work_folder.write_atomically(path, fail)
+    assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
+    assert path.read_text() == "good"
+
+
+def test_the_unfinished_files_of_killed_processes_are_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    kept = {f".{os.getppid()}.evaluation.json", "config.json", ".hidden", ".git.x"}
+    for name in (*kept, f".{ended.pid}.loss_curve.png"):
+        (tmp_path / name).write_text("x")
+    work_folder.remove_litter(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -1,16 +1,41 @@
-"""One training at a time in a work folder: a lock that the kernel drops with its owner."""
+"""The work folder: made, locked while a run trains there, and its files written whole."""
 
 import contextlib
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flm_jax.errors import InputError
 
 LOCK = "lock"
+
+
+def make(workdir: Path) -> None:
+    """Makes the work folder; InputError where that is impossible."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: can't be made: {error.strerror}") from None
+
+
+def remove_litter(workdir: Path) -> None:
+    """Removes the unfinished files of killed processes, where no other one runs in the folder."""
+    for path in workdir.glob(".[0-9]*.*"):
+        if not _is_alive(int(path.name.split(".")[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 @contextlib.contextmanager
@@ -45,3 +70,13 @@ def _owner(file: int) -> str:
         return f"process {owner['pid']} on {owner['host']}"
     except (ValueError, KeyError, TypeError):  # It has just begun.
         return "another process"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` with a path beside `path` and renames, so that a good file stays whole."""
+    new = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(new)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
