@@ -99,8 +99,8 @@ def test_each_reads_its_own_share_and_together_every_face(together, faces_root):
     second, first = ([str(pathlib.Path(*pathlib.Path(p).parts[-2:])) for p in o] for o in opened)
     # Batches of 16, half of each to each process; 20 faces, so the second batch is the first's.
     assert sorted(second) == sorted(names[8:16])
-    pictured = len(names)  # Process 0 reads every picture once more for predictions.png.
-    assert sorted(first) == sorted([*names[:8], *names[16:20], *names[:pictured]])
+    # Process 0 reads every picture once more for predictions.png, and for worst.png.
+    assert sorted(first) == sorted([*names[:8], *names[16:20], *names, *names])
 
 
 def test_only_one_writes_and_prints(together, alone):
