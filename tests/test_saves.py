@@ -1,5 +1,6 @@
 """Checkpoints that are damaged on disk, and checkpoints that can't be written."""
 
+import re
 import resource
 import shutil
 
@@ -122,6 +123,7 @@ def test_without_a_last_checkpoint_no_run_succeeds(faces_root, tmp_path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
     assert "warning: " in output
+    assert re.search("error: .*a checkpoint could not be saved", output)
     assert "mean shape NME" not in output
     assert len([row for row in read_log(tmp_path) if "epoch" in row]) == 4
     assert not any((tmp_path / "checkpoints").iterdir())
