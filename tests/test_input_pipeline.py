@@ -4,6 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
+from configs.wflw_resnet50 import AUGMENTATION
 from flm_jax import geometry
 from flm_jax.data import input_pipeline
 from flm_jax.data.input_pipeline import EvaluationOrder, TrainingOrder
@@ -148,3 +149,37 @@ def test_fingerprint_tells_lists_apart_but_not_places(test_records):
     prints = [input_pipeline.fingerprint(records) for records in (test_records, moved, shifted)]
     assert prints[0] == prints[1] != prints[2]
     assert input_pipeline.fingerprint(test_records[::-1]) != prints[0]
+
+
+def unreadable_at(rows, records):
+    return [
+        dataclasses.replace(record, image_path="/nowhere.jpg") if i in rows else record
+        for i, record in enumerate(records)
+    ]
+
+
+def test_a_face_that_can_not_be_read_counts_for_nothing(train_records):
+    broken = unreadable_at({1, 6}, train_records[:8])
+    told = []
+    found = read(EvaluationOrder(8, 4), broken, at_unreadable=told.append)
+    expected = read(EvaluationOrder(8, 4), train_records[:8])
+    assert told == [1, 6]
+    np.testing.assert_array_equal(
+        np.concatenate([b["mask"] for b in found]) == 0, [i in told for i in range(8)]
+    )
+    for batch, whole in zip(found, expected, strict=True):
+        real = batch["mask"] > 0
+        np.testing.assert_array_equal(batch["image"][real], whole["image"][real])
+        assert not batch["image"][~real].any()
+
+
+def test_a_face_that_can_not_be_read_spoils_no_other_by_a_piece_of_it(train_records):
+    """Though pieces of other pictures cover every face."""
+    settings = {name: dict(values) for name, values in AUGMENTATION.items()}
+    settings["picture_patch"]["probability"] = 1.0
+    broken = unreadable_at(set(range(2, 8)), train_records[:8])
+    order = TrainingOrder(num_faces=8, batch_size=8, num_epochs=6, seed=0)
+    told = []
+    for batch in read(order, broken, augmentation=settings, at_unreadable=told.append):
+        assert sorted(batch["index"][batch["mask"] > 0]) == [0, 1]
+    assert sorted(told) == sorted(6 * list(range(2, 8)))
