@@ -17,7 +17,15 @@ import optax
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import geometry, losses, optimizer, protocols, tensor_files, train_step
+from flm_jax import (
+    geometry,
+    losses,
+    optimizer,
+    protocols,
+    smoothing,
+    tensor_files,
+    train_step,
+)
 from flm_jax.data import augmentation, drawn_faces, input_pipeline, transforms, wflw
 from flm_jax.errors import InputError, check_keywords
 from flm_jax.models import pretrained
@@ -26,13 +34,14 @@ from flm_jax.models.resnet import ResNet
 
 _SECTIONS = {
     "": "seed batch_size num_epochs average_decay data model loss optimizer schedule log "
-    "checkpoint evaluate",
+    "checkpoint evaluate predict",
     "data": "root drawn drop_lines validation_fraction image_size box crop augmentation "
     "num_workers num_threads",
     "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
     "checkpoint": "every_steps keep_last keep_best",
     "evaluate": "split checkpoint boxes gains box_errors",
+    "predict": "detector threshold overlays gains smoothing",
 }
 
 _LEAST = {
@@ -49,6 +58,11 @@ _LEAST = {
     "optimizer.accumulate": 1,
     "evaluate.gains.jitters": 0,
     "evaluate.gains.jitter": 0,
+    "predict.threshold": 0,
+    "predict.gains.jitters": 0,
+    "predict.gains.jitter": 0,
+    "predict.smoothing.cutoff": 0,
+    "predict.smoothing.beta": 0,
     "log.every_steps": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep_last": 1,
@@ -63,6 +77,7 @@ _FREE_ON_RESTART = (
     "log",
     "checkpoint",
     "evaluate",
+    "predict",
     "num_epochs",
 )
 _FIXED_IN_EVALUATION = ("model", "data.image_size", "data.box", "data.crop")
@@ -113,6 +128,8 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"evaluate.boxes={config.evaluate.boxes}: expected of {expected}")
     gains = dict.fromkeys(("predict", "boxes", "margins"))
     check_keywords("evaluate.gains", protocols.predict_with_gains, **gains, **config.evaluate.gains)
+    check_keywords("predict.gains", protocols.predict_with_gains, **gains, **config.predict.gains)
+    check_keywords("predict.smoothing", smoothing.OneEuroFilter, **config.predict.smoothing)
     check_keywords("data.drawn", drawn_faces.draw_dataset, "", **config.data.drawn)
     check_keywords("data.crop", transforms.crop_box, None, **config.data.crop)
     if config.data.box not in transforms.BOXES:
