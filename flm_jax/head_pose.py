@@ -56,13 +56,17 @@ class Pose(NamedTuple):
     roll: float
 
 
-def estimate_pose(landmarks: Float[ndarray, "98 2"]) -> Pose:
-    """The pose of the head whose landmarks these are, in pixels of any picture.
+def estimate_pose(landmarks: Float[ndarray, "98 2"]) -> Pose | None:
+    """The pose of the head whose landmarks these are, in pixels of any picture; None if they are
+    no head's, but coincide.
 
     The camera is taken to look straight at the face from about a metre: neither the lens nor where
     the face lies in the picture is known to change what a viewer calls frontal.
     """
-    rotation, _, _ = _solve(landmarks)
+    solution = _solve(landmarks)
+    if solution is None:
+        return None
+    rotation = solution[0]
     # OpenCV's z points away from the viewer; with z towards them, R = Rz(roll) Rx(pitch) Ry(yaw).
     flip = np.diag([1.0, 1.0, -1.0])
     turn = flip @ rotation @ flip
@@ -72,10 +76,13 @@ def estimate_pose(landmarks: Float[ndarray, "98 2"]) -> Pose:
     return Pose(*(float(np.degrees(angle)) for angle in (yaw, pitch, roll)))
 
 
-def pose_axes(landmarks: Float[ndarray, "98 2"]) -> Float[ndarray, "4 2"]:
+def pose_axes(landmarks: Float[ndarray, "98 2"]) -> Float[ndarray, "4 2"] | None:
     """The head's axes in the picture: the tip of the nose, and the ends of the axes to the right,
-    down, and out of the face."""
-    rotation, translation, camera = _solve(landmarks)
+    down, and out of the face; None where there is no pose."""
+    solution = _solve(landmarks)
+    if solution is None:
+        return None
+    rotation, translation, camera = solution
     origin = np.array(_MIDDLE[54])
     ends = origin + _AXIS * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, -1]])
     projected, _ = cv2.projectPoints(ends, cv2.Rodrigues(rotation)[0], translation, camera, None)
@@ -83,15 +90,22 @@ def pose_axes(landmarks: Float[ndarray, "98 2"]) -> Float[ndarray, "4 2"]:
 
 
 def _solve(landmarks):
-    """Rotation [3, 3] and translation of the reference, and the camera's matrix."""
+    """Rotation [3, 3] and translation of the reference, and the camera's matrix; or None."""
     box = geometry.bounding_box(landmarks.astype(np.float64))
     middle, side = (box[:2] + box[2:]) / 2, np.sqrt(np.prod(np.maximum(box[2:] - box[:2], 1e-6)))
     focal = _DISTANCE * side
     camera = np.array([[focal, 0, middle[0]], [0, focal, middle[1]], [0, 0, 1.0]])
     points = landmarks[list(POSE_POINTS)].astype(np.float64)
-    # SQPnP (Terzakis & Lourakis, ECCV 2020) needs no start; least squares of the pixels follow.
-    _, rotation, translation = cv2.solvePnP(_POINTS, points, camera, None, flags=cv2.SOLVEPNP_SQPNP)
-    rotation, translation = cv2.solvePnPRefineLM(
-        _POINTS, points, camera, None, rotation, translation
-    )
+    try:
+        # SQPnP (Terzakis & Lourakis, ECCV 2020) needs no start; least squares of the pixels follow.
+        _, rotation, translation = cv2.solvePnP(
+            _POINTS, points, camera, None, flags=cv2.SOLVEPNP_SQPNP
+        )
+        rotation, translation = cv2.solvePnPRefineLM(
+            _POINTS, points, camera, None, rotation, translation
+        )
+    except cv2.error:
+        return None
+    if not np.isfinite(rotation).all():
+        return None
     return cv2.Rodrigues(rotation)[0], translation, camera

@@ -22,14 +22,14 @@ class Face(NamedTuple):
         landmarks: f32[98, 2], in pixels of the picture.
         uncertainty: f32[98], the absolute error of x and of y to expect, in pixels; None if the
             network predicts none.
-        pose: of the head.
+        pose: of the head; None if the points coincide.
     """
 
     box: Float[ndarray, "4"]
     score: float | None
     landmarks: Float[ndarray, "98 2"]
     uncertainty: Float[ndarray, "98"] | None
-    pose: Pose
+    pose: Pose | None
 
 
 class Entry(NamedTuple):
@@ -66,7 +66,9 @@ def _as_json(entry: Entry) -> dict[str, Any]:
                 if face.uncertainty is None
                 else {"uncertainty": [_short(number) for number in face.uncertainty]}
             ),
-            "pose": {name: round(angle, 2) for name, angle in face.pose._asdict().items()},
+            "pose": None
+            if face.pose is None
+            else {name: round(angle, 2) for name, angle in face.pose._asdict().items()},
         }
         for face in entry.faces
     ]
@@ -86,7 +88,7 @@ def write_csv(path: Path, entries: Sequence[Entry]) -> None:
             for number, face in enumerate(entry.faces):
                 row = [entry.image, entry.frame, number, *map(_short, face.box)]
                 row += [None if face.score is None else _short(face.score)]
-                row += [round(angle, 2) for angle in face.pose]
+                row += [round(angle, 2) for angle in face.pose] if face.pose else [None] * 3
                 row += [_short(value) for value in face.landmarks.ravel()]
                 row += [] if face.uncertainty is None else map(_short, face.uncertainty)
                 writer.writerow(row)

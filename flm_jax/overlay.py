@@ -28,7 +28,10 @@ def draw_face(image: UInt8[ndarray, "h w 3"], face: Face) -> None:
             for size, colour in ((1.35 * radius, _BLACK), (radius, (blue, green, red))):
                 fixed = round(size * 2**_SHIFT)
                 cv2.circle(image, centre, fixed, colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
-    origin, *ends = head_pose.pose_axes(face.landmarks)
+    axes = head_pose.pose_axes(face.landmarks)
+    if axes is None:
+        return
+    origin, *ends = axes
     for end, colour in zip(ends, _AXES, strict=True):
         cv2.line(image, _fixed(origin), _fixed(end), colour, 2 * width, cv2.LINE_AA, _SHIFT)
 

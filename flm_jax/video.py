@@ -1,12 +1,12 @@
 """A video's or a camera's faces, frame by frame: what `--mode predict` does with one."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from ml_collections import ConfigDict
 from numpy import ndarray
 from tqdm import tqdm
 
@@ -47,21 +47,22 @@ class _Motion:
 
 
 def predict_video(
-    config: ConfigDict,
     predictor: LandmarkPredictor,
     detect: Detect,
     source: str,
-    folder: Path,
+    *,
+    overlays: Path | None,
+    smoothing: Mapping[str, Any],
     received: Sequence[int],
 ) -> tuple[list[Entry], list[str]]:
-    """Follows the faces of a video, and draws them into folder/overlays where the config says so.
+    """Follows the faces of a video.
 
     Args:
-        config: its `predict` section.
         predictor: of the landmarks.
         detect: of the faces.
         source: the file or the camera's number.
-        folder: of the output.
+        overlays: the folder that the video goes to with points, boxes and axes drawn; None: none.
+        smoothing: keywords of `OneEuroFilter`.
         received: signals; the first ends the video, which is how a camera's recording ends.
 
     Returns:
@@ -86,10 +87,9 @@ def predict_video(
         return found.landmarks, found.scale
 
     margins = np.array(wflw.RECTANGLE_MARGINS)
-    tracker = FaceTracker(detect, predict, margins, config.predict.smoothing.to_dict())
+    tracker = FaceTracker(detect, predict, margins, smoothing)
     motion, writer = _Motion(), None
     entries: list[Entry] = []
-    path = folder / "overlays" / f"{Path(source).stem}.mp4"
     start = time.perf_counter()
     with tqdm(total=expected or None, unit="frame") as bar:
         while not received:
@@ -101,8 +101,8 @@ def predict_video(
             motion.add(tracked)
             faces = [_face(each) for each in tracked]
             entries.append(Entry(source, faces, len(entries), now))
-            if config.predict.overlays:
-                writer = writer or _open_writer(path, rate, image)
+            if overlays is not None:
+                writer = writer or _open_writer(overlays / f"{Path(source).stem}.mp4", rate, image)
                 for face in faces:
                     overlay.draw_face(image, face)
                 writer.write(image)

@@ -7,10 +7,18 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEVICE = {"losses", "optimizer", "train_state", "train_step"}
-SHELL = {"checkpoint", "experiment", "metrics_writer", "predictor", "signals"}
+SHELL = {
+    "checkpoint",
+    "experiment",
+    "measure_detector",
+    "metrics_writer",
+    "predictor",
+    "signals",
+    "video",
+}
 # Neither reads nor computes.
 SHARED = {"flm_jax.errors", "flm_jax.landmarks"}
-CONFIG_READERS = {"experiment"}
+CONFIG_READERS = {"experiment", "predictor"}
 
 
 def imports(path):
@@ -85,7 +93,8 @@ def test_every_module_has_its_tests():
         "surface": "drawn_faces",
         "landmark_regressor": "resnet",
         "train_state": "train_step",
-        "predictor": "evaluate",
+        "predictor": "predict",
+        "video": "predict",
         "signals": "train",
     }
     assert {together.get(name, name) for name in own} <= tested

@@ -83,7 +83,15 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         with collect_signals() as received:
             if detect and is_video:
-                found = video.predict_video(config, predictor, detect, input, folder, received)
+                settings = config.predict
+                found = video.predict_video(
+                    predictor,
+                    detect,
+                    input,
+                    overlays=folder / "overlays" if settings.overlays else None,
+                    smoothing=settings.smoothing.to_dict(),
+                    received=received,
+                )
             else:
                 found = _predict_pictures(config, predictor, detect, jobs, folder, received)
             _write(folder, *found, received)
