@@ -19,7 +19,8 @@ from numpy import ndarray
 from flm_jax.errors import InputError
 
 # How far WFLW's rectangles reach beyond CenterFace's boxes: left, top, right, bottom, in widths and
-# heights of those. The median over faces98, as `python -m flm_jax.measure_detector` measures it.
+# heights of those. The median over the 110 rectangles of WFLW in faces98, rounded; as
+# `python -m flm_jax.measure_detector` measures it.
 RECTANGLE_MARGINS = (0.0, 0.02, 0.0, 0.01)
 
 _OVERLAP = 0.3  # Boxes whose intersection over union exceeds it are of one face.

@@ -148,7 +148,7 @@ class LandmarkPredictor:
             pmap_eval_step(model, experiment.build_face_loss(config)),
             fold_batch_norm(state.averaged_variables),
             image_size=config.data.image_size,
-            crop=config.data.crop,
+            crop=config.data.crop.to_dict(),
             batch_size=config.batch_size,
             detect=detect,
         )

@@ -117,7 +117,7 @@ class FaceTracker:
         found, old = self._detect(image), list(self._tracks)
         self._tracks = []
         for box, score in zip(found.boxes, found.scores, strict=True):
-            shares = [float(overlaps(track.box, box)) for track in old]
+            shares = [float(overlaps(track.box[None], box)[0]) for track in old]
             if shares and max(shares) > _LEAST_OVERLAP:
                 track = old.pop(int(np.argmax(shares)))
             else:
