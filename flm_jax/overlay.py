@@ -19,8 +19,8 @@ def draw_face(image: UInt8[ndarray, "h w 3"], face: Face) -> None:
     """Paints a face's box, points coloured by face part, and axes on a BGR picture, in place."""
     side = np.sqrt(np.prod(np.ptp(face.landmarks, axis=0)))
     radius, width = max(1.0, side / 110), max(1, round(side / 150))
-    corners = np.round(face.box).astype(int).tolist()
-    cv2.rectangle(image, corners[:2], corners[2:], _WHITE, width, cv2.LINE_AA)
+    low, high = _fixed(face.box[:2]), _fixed(face.box[2:])
+    cv2.rectangle(image, low, high, _WHITE, width, cv2.LINE_AA, _SHIFT)
     for part in PARTS:
         red, green, blue = (255 * value for value in part.colour)
         for point in face.landmarks[list(part.indices)]:

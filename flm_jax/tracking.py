@@ -100,7 +100,7 @@ class FaceTracker:
 
     def _is_any_lost(self, image, boxes, landmarks) -> bool:
         found = self._boxes_around(landmarks)
-        if not np.isfinite(found).all() or (overlaps(found, boxes) < _LEAST_OVERLAP).any():
+        if not (overlaps(found, boxes) >= _LEAST_OVERLAP).all():  # NaN neither.
             return True
         for i, box in enumerate(found):
             if i and overlaps(found[:i], box).max() > _MOST_OVERLAP:

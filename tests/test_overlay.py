@@ -27,8 +27,10 @@ def test_points_have_the_colour_of_their_part(test_records):
 
 def test_points_far_outside_of_the_picture_do_no_harm(test_records):
     image = np.zeros((50, 60, 3), np.uint8)
-    overlay.draw_face(image, face_of(test_records[0], shift=1e7))
+    overlay.draw_face(image, face_of(test_records[0], shift=1e10))
     overlay.draw_face(image, face_of(test_records[0], shift=-1e3))
+    huge = face_of(test_records[0])._replace(box=np.array([-1e12, 0, 1e12, 1e12]))
+    overlay.draw_face(image, huge)
 
 
 def test_points_that_coincide_are_drawn_without_axes(test_records):
