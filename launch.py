@@ -18,7 +18,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run writes; runs/<name of the config file> by default."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "preview"], "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate", "predict", "preview"], "What to do."
+)
+_OF_PREDICT = {
+    "input": "Of --mode predict: a picture, folder, glob in quotes, video or camera's number.",
+    "output": "Of --mode predict: where it writes; <workdir>/predict by default.",
+    "boxes": "Of --mode predict: a file of faces' boxes, or image: each picture is one face.",
+}
+_OPTIONS = {name: flags.DEFINE_string(name, None, text) for name, text in _OF_PREDICT.items()}
 # Of several processes; Slurm, Open MPI and TPUs tell JAX by themselves.
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on every process.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
@@ -38,7 +46,10 @@ def main(_: list[str]) -> None:
     try:
         processes.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         mode = importlib.import_module(f"flm_jax.modes.{_MODE.value}")
-        mode.run(_CONFIG.value, workdir)
+        given = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
+        if given and _MODE.value != "predict":
+            raise InputError(f"--{next(iter(given))} is for --mode predict")
+        mode.run(_CONFIG.value, workdir, **given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         processes.leave(1)

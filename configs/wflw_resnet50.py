@@ -98,4 +98,13 @@ def get_config() -> ConfigDict:
     config.evaluate.gains.jitters = 0  # further looks, at boxes moved and scaled by
     config.evaluate.gains.jitter = 0.05  # at most so much of their sides
     config.evaluate.box_errors = False  # NME with rectangles shifted and scaled by 5, 10 and 20 %
+
+    config.predict = ConfigDict()
+    config.predict.detector = "centerface"  # of the extra `predict`; or a YuNet's ONNX file
+    config.predict.threshold = 0.5  # the least score of a face
+    config.predict.overlays = True  # whether the pictures are drawn, with points, boxes and axes
+    config.predict.gains = ConfigDict(config.evaluate.gains.to_dict())  # as those; all off
+    config.predict.smoothing = ConfigDict()  # of a video's points: the one-euro filter
+    config.predict.smoothing.cutoff = 1.0  # Hz, of a still face; 0: the points as they are
+    config.predict.smoothing.beta = 10.0  # Hz more for each face side that a point moves in 1 s
     return config

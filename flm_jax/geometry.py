@@ -6,7 +6,7 @@ the centre of the top-left pixel, so an image of width w covers [-0.5, w - 0.5].
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 
@@ -31,6 +31,12 @@ def square_box(box: Float[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
 def bounding_box(points: Float[ndarray, "*n p 2"]) -> Float[ndarray, "*n 4"]:
     """The smallest box that holds the points."""
     return np.concatenate([points.min(axis=-2), points.max(axis=-2)], axis=-1)
+
+
+def image_box(image: UInt8[ndarray, "h w c"]) -> Float[ndarray, "4"]:
+    """The box that covers the image, edge on edge."""
+    height, width = image.shape[:2]
+    return np.array([-0.5, -0.5, width - 0.5, height - 0.5], np.float32)
 
 
 def crop_from_image(box: Float[ndarray, "4"], size: int) -> Float[ndarray, "2 3"]:

@@ -7,19 +7,20 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from flm_jax import protocols, train_step
+from flm_jax import protocols, smoothing, train_step
 from flm_jax.data import augmentation, drawn_faces, transforms
 from flm_jax.errors import InputError, check_keywords
 
 _SECTIONS = {
     "": "seed batch_size num_epochs average_decay non_finite compilation_cache data model loss "
-    "optimizer schedule log checkpoint evaluate",
+    "optimizer schedule log checkpoint evaluate predict",
     "data": "root drawn drop_lines validation_fraction image_size box crop max_unreadable "
     "augmentation num_workers num_threads",
     "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
     "checkpoint": "every_steps keep_last keep_best failed_save",
     "evaluate": "split checkpoint boxes gains box_errors",
+    "predict": "detector threshold overlays gains smoothing",
 }
 
 _LEAST = {
@@ -36,6 +37,11 @@ _LEAST = {
     "optimizer.accumulate": 1,
     "evaluate.gains.jitters": 0,
     "evaluate.gains.jitter": 0,
+    "predict.threshold": 0,
+    "predict.gains.jitters": 0,
+    "predict.gains.jitter": 0,
+    "predict.smoothing.cutoff": 0,
+    "predict.smoothing.beta": 0,
     "log.every_steps": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep_last": 1,
@@ -59,6 +65,7 @@ _FREE_ON_RESTART = (
     "log",
     "checkpoint",
     "evaluate",
+    "predict",
     "num_epochs",
 )
 _FIXED_IN_EVALUATION = ("model", "data.image_size", "data.box", "data.crop")
@@ -106,6 +113,8 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"evaluate.boxes={config.evaluate.boxes}: expected of {expected}")
     gains = dict.fromkeys(("predict", "boxes", "margins"))
     check_keywords("evaluate.gains", protocols.predict_with_gains, **gains, **config.evaluate.gains)
+    check_keywords("predict.gains", protocols.predict_with_gains, **gains, **config.predict.gains)
+    check_keywords("predict.smoothing", smoothing.OneEuroFilter, **config.predict.smoothing)
     check_keywords("data.drawn", drawn_faces.draw_dataset, "", **config.data.drawn)
     check_keywords("data.crop", transforms.crop_box, None, **config.data.crop)
     if config.data.box not in transforms.BOXES:

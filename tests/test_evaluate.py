@@ -10,7 +10,7 @@ from flm_jax import experiment, geometry, landmarks, metrics, settings
 from flm_jax.checkpoint import Checkpoints, Progress
 from flm_jax.errors import InputError
 from flm_jax.modes import evaluate
-from flm_jax.predictor import predict_faces
+from flm_jax.predictor import predict_faces, restore
 from flm_jax.train_state import create_train_state
 from flm_jax.train_step import replicated
 
@@ -253,7 +253,7 @@ def test_the_landmarks_protocol_crops_around_the_true_points(thorough):
     _, arrays = load(workdir, "_train")
     splits = experiment.read_splits(config, workdir)
     batches = experiment.evaluation_batches(config, splits.training, box="landmarks")
-    _, state = evaluate._restore(config, workdir)
+    _, _, state = restore(workdir, "best", config)
     eval_step = evaluate.pmap_eval_step(
         experiment.build_model(config), experiment.build_face_loss(config)
     )

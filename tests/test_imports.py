@@ -11,17 +11,19 @@ SHELL = {
     "checkpoint",
     "compilation_cache",
     "experiment",
+    "measure_detector",
     "metrics_writer",
     "predictor",
     "processes",
     "settings",
     "signals",
     "step_log",
+    "video",
     "work_folder",
 }
 # Neither reads nor computes.
 SHARED = {"flm_jax.errors", "flm_jax.landmarks"}
-CONFIG_READERS = {"experiment", "settings"}
+CONFIG_READERS = {"experiment", "predictor", "settings"}
 
 
 def imports(path):
@@ -96,7 +98,8 @@ def test_every_module_has_its_tests():
         "surface": "drawn_faces",
         "landmark_regressor": "resnet",
         "train_state": "train_step",
-        "predictor": "evaluate",
+        "predictor": "predict",
+        "video": "predict",
         "workers": "input_pipeline",
     }
     assert {together.get(name, name) for name in own} <= tested

@@ -15,7 +15,6 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 import cv2
-import grain
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
@@ -109,7 +108,7 @@ def _share(rows, process_index, process_count):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadBatch(grain.transforms.Map):
+class ReadBatch:
     """Step -> batch; padding is zero, with index -1 and mask 0.
 
     A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in its pixels, image_from_crop
@@ -226,11 +225,13 @@ def batches(
         PictureError: a picture can't be read, when its batch is due.
         WorkerError: a worker process has died.
     """
+    import grain  # Prediction needs none of it.
+
     if start >= len(order):
         return
     dataset = (
         grain.MapDataset.range(start, len(order))
-        .map(ReadBatch(order, records, image_size, box, crop, augmentation, mirror))
+        .map(ReadBatch(order, records, image_size, box, crop, augmentation, mirror).map)
         .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads))
     )
     if num_workers:

@@ -19,6 +19,9 @@ from flm_jax.errors import InputError
 # Bilinear interpolation reads 2 x 2 pixels: shrinking by more than this skips some and aliases.
 _MAX_SHRINK = 1.5
 
+# OpenCV's warpAffine takes no larger picture.
+_MAX_SIDE = 32_766
+
 BOXES = ("rectangle", "landmarks")
 _MAX_FILE_SIZE = 2**28
 
@@ -30,31 +33,47 @@ class PictureError(InputError):
 def read_image(record: Record) -> UInt8[ndarray, "h w 3"]:
     """Reads the record's picture as BGR, in the stored orientation that the lists refer to.
 
-    Grey, RGBA and CMYK pictures come as BGR too.
+    Raises:
+        PictureError: as of `read_picture`.
+    """
+    return read_picture(record.image_path, record.place)
+
+
+def read_picture(path: str, place: str, *, upright: bool = False) -> UInt8[ndarray, "h w 3"]:
+    """Reads a picture as BGR. Grey, RGBA and CMYK pictures come as BGR too.
+
+    Args:
+        path: of the picture.
+        place: what the messages start with.
+        upright: whether it is turned as its EXIF orientation says.
 
     Raises:
         PictureError: it is missing, empty, truncated, of an absurd size, or no picture.
     """
     try:
-        with open(record.image_path, "rb") as file:
+        with open(path, "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > _MAX_FILE_SIZE:
-                raise PictureError(f"{record.place}: {size} bytes are too many for a picture")
+                raise PictureError(f"{place}: {size} bytes are too many for a picture")
             content = file.read()
     except OSError as error:
-        raise PictureError(f"{record.place}: can't be read: {error.strerror}") from None
+        raise PictureError(f"{place}: can't be read: {error.strerror}") from None
     if not content:
-        raise PictureError(f"{record.place}: the file is empty")
+        raise PictureError(f"{place}: the file is empty")
     # libjpeg fills what a truncated file lacks with grey. The end mark must follow the last scan.
     if content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise PictureError(f"{record.place}: the JPEG is truncated ({len(content)} bytes)")
+        raise PictureError(f"{place}: the JPEG is truncated ({len(content)} bytes)")
     try:
-        image = cv2.imdecode(
-            np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        )
+        orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | orientation)
     except cv2.error as error:
-        raise PictureError(f"{record.place}: can't be decoded: {error.err}") from None
+        raise PictureError(f"{place}: can't be decoded: {error.err}") from None
     if image is None:
-        raise PictureError(f"{record.place}: not a picture, or a damaged one")
+        raise PictureError(f"{place}: not a picture, or a damaged one")
+    height, width = image.shape[:2]
+    if max(height, width) > _MAX_SIDE:
+        raise PictureError(
+            f"{place}: {width} x {height} px; reduce its longer side to {_MAX_SIDE} px"
+        )
     return np.asarray(image)
 
 

@@ -26,6 +26,10 @@ TEST_LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr
 SUBSETS = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 SUBSET_LIST = "WFLW_annotations/list_98pt_test/list_98pt_test_{subset}.txt"
 
+# How far a rectangle reaches beyond its landmarks' left, top, right and bottom, in widths and
+# heights of the landmarks' box: the mean over WFLW's 2,500 test faces (the top's sd is 0.13).
+RECTANGLE_MARGINS = (0.005, 0.29, 0.005, 0.005)
+
 _COORDINATES = 2 * NUM_LANDMARKS
 _FIELDS = _COORDINATES + 4 + len(ATTRIBUTES) + 1
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
@@ -26,15 +25,13 @@ from flm_jax import (
     visualization,
     work_folder,
 )
-from flm_jax.checkpoint import Checkpoints
 from flm_jax.data import transforms, wflw
 from flm_jax.errors import InputError
 from flm_jax.landmarks import MIRROR
 from flm_jax.losses import wing_loss
 from flm_jax.models.resnet import fold_batch_norm
-from flm_jax.predictor import EvalStep, Predictions, predict_faces
-from flm_jax.train_state import TrainState, train_state_shapes
-from flm_jax.train_step import pmap_eval_step, replicated
+from flm_jax.predictor import EvalStep, Predictions, predict_faces, restore
+from flm_jax.train_step import pmap_eval_step
 
 # The crop and the loss that the reported `loss` is always taken in, whatever trained the network.
 _REPORTED_MARGIN, _REPORTED_SIZE = 10.0, 224
@@ -56,7 +53,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     settings.check(config)
     experiment.enable_compilation_cache(config, workdir)
-    step, state = _restore(config, workdir)
+    step, _, state = restore(workdir, str(config.evaluate.checkpoint), config)
     with processes.first_alone():
         splits = experiment.read_splits(config, workdir)
     records = experiment.select_split(config, workdir, splits)
@@ -214,21 +211,6 @@ def format_table(figures: dict[str, Any]) -> str:
 
 
 _COLUMNS = ("loss", "nme", "fr10", "auc10")
-
-
-def _restore(config: ConfigDict, workdir: Path) -> tuple[int, TrainState]:
-    """The checkpoint that `evaluate.checkpoint` names, and its step."""
-    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        step = checkpoints.find(str(config.evaluate.checkpoint))
-        old = checkpoints.config(step)
-        settings.check_evaluation(old, config, workdir)
-        # The optimiser's state is part of the checkpoint; its shapes depend on no schedule.
-        optimizer = experiment.build_optimizer(ConfigDict(old), optax.constant_schedule(0.0))
-        model = experiment.build_model(config)
-        averaged = old["average_decay"] > 0
-        shapes = train_state_shapes(model, optimizer, config.data.image_size, averaged)
-        state, _ = checkpoints.restore(step, shapes, replicated())
-    return step, state
 
 
 def _predict(
