@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import wflw_resnet50
 
 
-def get_config(rung: str = "batch") -> ConfigDict:
+def get_config(rung: str = "light") -> ConfigDict:
     if rung not in CHANGES:
         raise ValueError(f"ladder.py:{rung}: expected one of {', '.join(CHANGES)}")
     config = wflw_resnet50.get_config()
@@ -75,21 +75,17 @@ def _light(config):
     config.data.augmentation.contrast.probability = 0.3
 
 
-def _batch(config):
-    config.batch_size = 32
-
-
 CHANGES: dict[str, Callable[[ConfigDict], None]] = {
     "seed": lambda config: None,
-    "cosine": _cosine,
     "mean_shape": _mean_shape,
-    "square": _square,
-    "rate": _rate,
     "average": _average,
+    "cosine": _cosine,
+    "rate": _rate,
     "mirror": _mirror,
+    # Not yet measured:
+    "geometry": _geometry,
+    "square": _square,
     "l1": _l1,
     "adamw": _adamw,
-    "geometry": _geometry,
     "light": _light,
-    "batch": _batch,
 }

@@ -87,7 +87,7 @@ RECIPES = [
     "wflw_resnet50_strong",
     "wflw_resnet50_48px",
     "wflw_resnet18_128px",
-    "ladder:batch",
+    "ladder:light",
 ]
 
 

@@ -38,7 +38,7 @@ def test_the_shipped_configs_are_accepted(config):
 
 
 def test_an_unknown_rung_is_an_error_that_names_the_others():
-    with pytest.raises(ValueError, match="ladder.py:coisne: expected one of seed, cosine, "):
+    with pytest.raises(ValueError, match="ladder.py:coisne: expected one of seed, mean_shape, "):
         ladder.get_config("coisne")
 
 
