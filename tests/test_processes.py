@@ -148,7 +148,8 @@ def test_a_checkpoint_moves_between_one_process_and_two(
 
 @pytest.mark.parametrize("heard_by", [0, 1])
 def test_all_stop_at_the_same_step_whoever_hears_the_signal(faces_root, tmp_path, heard_by):
-    arguments = tiny(faces_root, tmp_path, "--config.num_epochs=500")
+    # Eleven steps an epoch: few of them are followed by a validation, which asks by itself.
+    arguments = tiny(faces_root, tmp_path, "--config.num_epochs=500", "--config.batch_size=4")
     processes = start_two(arguments)
     wait_for(processes[heard_by], lambda: count_lines(tmp_path / "metrics.jsonl") >= 3)
     processes[heard_by].send_signal(signal.SIGTERM)
