@@ -96,7 +96,7 @@ class StopAgreement:
         if self._several:
             self._pending.append(scalars.pop("stop"))
             if len(self._pending) > _STEPS_AHEAD:
-                self._agreed = self._agreed or int(self._pending.popleft())
+                self._read()
 
     def heard(self) -> int:
         """The signal that all processes know of, or 0."""
@@ -107,10 +107,14 @@ class StopAgreement:
         if not self._several:
             return self._own()
         while self._pending:
-            self._agreed = self._agreed or int(self._pending.popleft())
+            self._read()
         numbers = np.full(jax.local_device_count(), self._own(), np.int32)
         self._agreed = self._agreed or int(self._largest(numbers))
         return self._agreed
+
+    def _read(self):
+        number = int(self._pending.popleft())
+        self._agreed = self._agreed or number
 
     def _own(self):
         return self._received[0] if self._received else 0
