@@ -15,7 +15,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run writes; runs/<name of the config file> by default."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "preview"], "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate", "export", "preview"], "What to do."
+)
 flags.mark_flag_as_required("config")
 
 
