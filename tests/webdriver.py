@@ -28,16 +28,24 @@ class Browser:
 
     def __init__(self, profile, *arguments):
         self._driver = subprocess.Popen(
-            ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["chromedriver", "--port=0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         port = next(
             found.group(1)
             for line in self._driver.stdout
-            if (found := re.search(r"on port (\d+)", line))
+            if (found := re.search(r"successfully on port (\d+)", line))
         )
         self._url = f"http://127.0.0.1:{port}/session"
         options = {
-            "args": [*_ARGUMENTS, "--window-size=1280,860", f"--user-data-dir={profile}", *arguments]
+            "args": [
+                *_ARGUMENTS,
+                "--window-size=1280,860",
+                f"--user-data-dir={profile}",
+                *arguments,
+            ]
         }
         capabilities = {
             "alwaysMatch": {

@@ -360,7 +360,7 @@ function drawMeanShape(density) {
     canvas.width / 2 + (x - 0.5) * size * 0.62,
     canvas.height / 2 + (y - 0.62) * size * 0.66,
   ];
-  context.globalAlpha = 0.5;
+  context.globalAlpha = 0.75;
   drawPoints(context, view, model.landmarks.mean_shape, null, model.landmarks.parts, hidden, 2 * density);
   context.globalAlpha = 1;
 }

@@ -2,6 +2,8 @@
 
 import { cropBox, cut, imageFromCrop, normalise } from "./crop.js";
 
+const RUNTIME = "./vendor/ort-wasm-simd-threaded";
+
 let model, session, ort;
 
 self.onmessage = async ({ data: { kind, ...message } }) => {
@@ -24,7 +26,7 @@ async function load(description) {
     );
   }
   ort.env.wasm.numThreads = 1; // more need headers that a plain static server does not send
-  ort.env.wasm.wasmPaths = new URL("./vendor/", import.meta.url).href;
+  ort.env.wasm.wasmPaths = { wasm: new URL(RUNTIME + ".wasm", import.meta.url).href };
   session = await ort.InferenceSession.create(await download("./model.onnx"), {
     executionProviders: ["wasm"],
   });
