@@ -1,7 +1,8 @@
 // The page: a picture comes in, the box is dragged, the worker's points are drawn.
 
 import { cropBox, imageFromCrop, neededPart } from "./crop.js";
-import { HANDLE, css, drawBox, dragged, drawPoints, grip } from "./drawing.js";
+import { HANDLE, drawBox, drawPoints, dragged, grip } from "./drawing.js";
+import { describeNetwork, element, listGroups, listPoints } from "./panels.js";
 
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas");
@@ -28,8 +29,11 @@ async function start() {
   const response = await fetch("model.json");
   if (!response.ok) throw new Error(`model.json can't be loaded: ${response.status}`);
   model = await response.json();
-  describeNetwork();
-  listGroups();
+  describeNetwork($("network"), model);
+  listGroups($("groups"), model.landmarks.parts, (group, shown) => {
+    hidden[shown ? "delete" : "add"](group);
+    draw();
+  });
   draw();
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => receive(data);
@@ -51,52 +55,6 @@ function receive(data) {
     fail(data.message);
     if (data.what === "find") answer(null);
   }
-}
-
-function describeNetwork() {
-  const { input, training, evaluation, comparison } = model;
-  const measured = evaluation
-    ? `${evaluation.nme.toFixed(2)} % on ${evaluation.num_faces} faces (${evaluation.split})`
-    : "not evaluated";
-  const kind = training.backbone.bottleneck ? "bottleneck" : "basic";
-  const rows = {
-    input: `${input.size} × ${input.size} px`,
-    backbone: `ResNet, ${training.backbone.stage_sizes.join("-")} ${kind} blocks`,
-    training: `${training.step.toLocaleString("en")} steps, ${training.loss} loss`,
-    NME: measured,
-    "in half precision": `off by ${comparison["landmarks_fp16.onnx"].most_px.toFixed(3)} px at most`,
-  };
-  for (const [name, value] of Object.entries(rows)) {
-    $("network").append(element("dt", name), element("dd", value));
-  }
-}
-
-function listGroups() {
-  const colours = new Map();
-  const counts = new Map();
-  for (const { group, indices, colour } of model.landmarks.parts) {
-    colours.set(group, colour);
-    counts.set(group, (counts.get(group) ?? 0) + indices.length);
-  }
-  for (const [group, colour] of colours) {
-    const check = element("input");
-    Object.assign(check, { type: "checkbox", checked: true });
-    check.addEventListener("change", () => {
-      hidden[check.checked ? "delete" : "add"](group);
-      draw();
-    });
-    const swatch = element("i");
-    swatch.style.background = css(colour);
-    const label = element("label");
-    label.append(check, swatch, group, element("span", String(counts.get(group))));
-    $("groups").append(label);
-  }
-}
-
-function element(name, text = "") {
-  const made = document.createElement(name);
-  made.textContent = text;
-  return made;
 }
 
 function setState(state, text) {
@@ -126,7 +84,8 @@ async function openFile(file) {
       premultiplyAlpha: "none",
     });
     show(bitmap, file.name);
-    useBox(defaultBox());
+    forget();
+    useBox(box);
   } catch {
     warn(`${file.name}: not a picture that this browser can read, or too large for it.`);
   }
@@ -139,6 +98,13 @@ function show(bitmap, name) {
   $("box").disabled = false;
   $("invitation").hidden = true;
   canvas.setAttribute("aria-label", `${name}, ${picture.width} x ${picture.height} pixels`);
+}
+
+/** Of another picture nothing holds: neither its points nor its box. */
+function forget() {
+  result = null;
+  $("results").disabled = true;
+  box = defaultBox();
 }
 
 /** Half of the picture's shorter side, in its middle: something to drag. */
@@ -159,12 +125,14 @@ async function toggleCamera() {
     return warn(`The camera can't be used: ${why}`);
   }
   $("camera").setAttribute("aria-pressed", "true");
-  const video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true });
+  const video = element("video", "", { srcObject: stream, muted: true });
   await video.play();
   const own = stream;
   for (let first = true; stream === own; first = false) {
-    show(await createImageBitmap(video), "camera");
-    if (first) box = defaultBox();
+    const frame = await createImageBitmap(video);
+    if (stream !== own) return frame.close(); // Stopped meanwhile, and perhaps a file is shown.
+    show(frame, "camera");
+    if (first) forget();
     showBox();
     await find();
     if (result && !drag && $("follow").checked) follow();
@@ -197,7 +165,7 @@ function showBox() {
 function typedBox() {
   const next = sides.map((input) => input.valueAsNumber);
   const wrong = next.some(Number.isNaN) || next[2] <= next[0] || next[3] <= next[1];
-  sides.forEach((input) => input.toggleAttribute("aria-invalid", wrong));
+  sides.forEach((input) => input.setAttribute("aria-invalid", wrong));
   warn(wrong ? "The box has no area: right must exceed left, and bottom top." : "");
   if (!wrong) useBox(next);
 }
@@ -284,7 +252,7 @@ async function find() {
     return;
   }
   busy = true;
-  setState("finding", stream ? $("status").textContent : "Finding…");
+  if (!stream) setState("finding", "Finding…");
   do {
     again = false;
     await findOnce();
@@ -298,7 +266,13 @@ async function findOnce() {
   const part = neededPart(map, model.input.size, shown.width, shown.height);
   const { left, top, width, height } = part;
   const empty = width < 1 || height < 1;
-  const pixels = empty ? null : await createImageBitmap(shown.bitmap, left, top, width, height);
+  let pixels = null;
+  try {
+    if (!empty) pixels = await createImageBitmap(shown.bitmap, left, top, width, height);
+  } catch (error) {
+    if (picture === shown) warn(`The picture under the box can't be read: ${error.message}`);
+    return; // Otherwise another picture has come.
+  }
   const found = await new Promise((resolve) => {
     answer = resolve;
     worker.postMessage({ kind: "find", box: own, part, pixels }, empty ? [] : [pixels]);
@@ -309,22 +283,13 @@ async function findOnce() {
   const time = `${found.milliseconds.toFixed(0)} ms`;
   if (!again) setState("found", stream ? `${time} a frame` : `98 points in ${time}`);
   draw();
-  listPoints();
+  tellPoints();
 }
 
-function listPoints() {
-  if (!$("coordinates").open || !result) return;
-  const groups = new Map(
-    model.landmarks.parts.flatMap(({ group, indices }) => indices.map((i) => [i, group])),
-  );
-  $("points").replaceChildren(
-    ...result.points.map((point, i) => {
-      const row = element("tr");
-      const texts = [String(i), groups.get(i), point[0].toFixed(2), point[1].toFixed(2)];
-      row.append(...texts.map((text) => element("td", text)));
-      return row;
-    }),
-  );
+function tellPoints() {
+  if ($("coordinates").open && result) {
+    listPoints($("points"), model.landmarks.parts, result.points);
+  }
 }
 
 function draw() {
@@ -368,8 +333,7 @@ function drawMeanShape(density) {
 // ---------------------------------------------------------------- saving
 
 function save(blob, name) {
-  const link = element("a");
-  Object.assign(link, { href: URL.createObjectURL(blob), download: name });
+  const link = element("a", "", { href: URL.createObjectURL(blob), download: name });
   link.click();
   URL.revokeObjectURL(link.href);
 }
@@ -397,7 +361,7 @@ $("whole").addEventListener("click", () =>
 $("fit").addEventListener("click", () => result && useBox(boxAround(result.points)));
 $("save-points").addEventListener("click", savePoints);
 $("save-picture").addEventListener("click", savePicture);
-$("coordinates").addEventListener("toggle", listPoints);
+$("coordinates").addEventListener("toggle", tellPoints);
 sides.forEach((input) => input.addEventListener("change", typedBox));
 addEventListener("paste", (event) => openFile(event.clipboardData.files[0]));
 addEventListener("dragover", (event) => {

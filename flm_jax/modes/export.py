@@ -4,6 +4,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,20 +98,23 @@ def run(config: ConfigDict, workdir: Path) -> None:
         onnx_graph.set_metadata(model, {key: json.dumps(value) for key, value in metadata.items()})
     folder = workdir / "export"
     experiment.make_workdir(folder)
-    for name, content in (
-        (_SINGLE, single.SerializeToString()),
-        (_HALF, half.SerializeToString()),
-        (_JAX, serialised),
-        ("landmarks.json", (json.dumps(metadata, indent=2) + "\n").encode()),
-    ):
-        experiment.write_atomically(
-            folder / name, lambda new, content=content: new.write_bytes(content)
-        )
+    contents: dict[str, bytes] = {
+        _SINGLE: single.SerializeToString(),
+        _HALF: half.SerializeToString(),
+        _JAX: serialised,
+        "landmarks.json": (json.dumps(metadata, indent=2) + "\n").encode(),
+    }
+    for name, content in contents.items():
+        experiment.write_atomically(folder / name, partial(_write_bytes, content=content))
     _report(folder, comparison, faces)
-    problem = browser_page.write(folder / "browser", half.SerializeToString(), metadata)
+    problem = browser_page.write(folder / "browser", contents[_HALF], metadata)
     print(f"{folder / 'browser'}: python -m http.server --directory {folder / 'browser'}")
     if problem:
         print(f"the page can't compute without onnxruntime-web: {problem}")
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _restore(config: ConfigDict, workdir: Path) -> tuple[int, dict[str, Any]]:
