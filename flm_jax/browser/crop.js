@@ -7,19 +7,35 @@
 // Bilinear interpolation reads 2 x 2 pixels: shrinking by more than this skips some and aliases.
 const MAX_SHRINK = 1.5;
 
+// Python's arithmetic, in its order and precision: sides in whole pixels stand just where `floor` or
+// `ceil` decides which part of the picture is reduced, and another part gives another crop.
+const f32 = Math.fround;
+
 /** What the crop shows: the box, widened by pixels, times a factor, perhaps made square. */
-export function cropBox([xmin, ymin, xmax, ymax], { margin, factor, square }) {
-  const middle = [(xmin + xmax) / 2, (ymin + ymax) / 2];
-  let half = [(xmax - xmin) / 2 + margin, (ymax - ymin) / 2 + margin].map((side) => side * factor);
-  if (square) half = Array(2).fill(Math.max(...half));
-  return [middle[0] - half[0], middle[1] - half[1], middle[0] + half[0], middle[1] + half[1]];
+export function cropBox(box, { margin, factor, square }) {
+  const wide = box.map((side, i) => f32(f32(side) + f32(i < 2 ? -margin : margin)));
+  const scaled = around(wide, (side) => f32(f32(factor / 2) * side));
+  if (!square) return scaled;
+  const longer = Math.max(f32(scaled[2] - scaled[0]), f32(scaled[3] - scaled[1]));
+  return around(scaled, () => f32(longer / 2));
+}
+
+/** The box about the same middle with half sides that are a function of its sides. */
+function around(box, half) {
+  const axes = [0, 1].map((axis) => {
+    const [low, high] = [box[axis], box[axis + 2]];
+    return [f32(f32(low + high) / 2), half(f32(high - low))];
+  });
+  const less = axes.map(([middle, distance]) => f32(middle - distance));
+  return [...less, ...axes.map(([middle, distance]) => f32(middle + distance))];
 }
 
 /** The map x = offset + scale * u from the crop's pixels to the picture's, in x and in y. */
 export function imageFromCrop(box, size) {
   return [0, 1].map((axis) => {
-    const scale = (box[axis + 2] - box[axis]) / size;
-    return { scale, offset: box[axis] + scale / 2 };
+    const inverse = size / (box[axis + 2] - box[axis]);
+    const scale = 1 / inverse;
+    return { scale, offset: -scale * (-inverse * box[axis] - 0.5) };
   });
 }
 
@@ -30,8 +46,8 @@ export function neededPart(map, size, width, height) {
     const spare = 2 * Math.ceil(scale);
     const most = [width, height][axis];
     const clip = (value) => Math.min(Math.max(value, 0), most);
-    const low = clip(Math.floor(offset - 0.5 * scale - spare));
-    return { low, length: clip(Math.ceil(offset + (size - 0.5) * scale + spare)) - low };
+    const low = clip(Math.floor(-0.5 * scale + offset - spare));
+    return { low, length: clip(Math.ceil((size - 0.5) * scale + offset + spare)) - low };
   });
   return { left: x.low, top: y.low, width: x.length, height: y.length };
 }
