@@ -163,7 +163,7 @@ def test_uncertainty_and_bfloat16_are_exported_in_single_precision(faces_root, t
     for key in ("width", "curvature"):
         del config.loss[key]
     config.model.update({"uncertainty": True, "dtype": "bfloat16"})
-    save_weights(config, tmp_path)
+    save_weights(config, tmp_path, head=40.0)  # so that bfloat16 would be seen
     export.run(config, tmp_path)
     metadata = json.loads((tmp_path / "export/landmarks.json").read_text())
     assert list(metadata["outputs"]) == ["landmarks", "scale"]

@@ -21,6 +21,7 @@ from flm_jax.data import wflw
         (["--config.batch_size=many"], "many"),
         (["--config.data.root=nowhere", "--config.data.drawn.train=0"], "wywu.github.io"),
         (["--mode=evaluate"], "no checkpoint there; train first"),
+        (["--mode=export"], "no checkpoint there; train first"),
         (["--config.batch_size=7000"], "batch_size=7000 exceeds the"),
     ],
 )

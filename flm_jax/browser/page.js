@@ -150,6 +150,7 @@ function stopCamera() {
 
 function useBox(next) {
   box = next;
+  warn("");
   showBox();
   draw();
   find();
@@ -166,8 +167,8 @@ function typedBox() {
   const next = sides.map((input) => input.valueAsNumber);
   const wrong = next.some(Number.isNaN) || next[2] <= next[0] || next[3] <= next[1];
   sides.forEach((input) => input.setAttribute("aria-invalid", wrong));
-  warn(wrong ? "The box has no area: right must exceed left, and bottom top." : "");
-  if (!wrong) useBox(next);
+  if (wrong) warn("The box has no area: right must exceed left, and bottom top.");
+  else useBox(next);
 }
 
 /** The box that training faces have around such points, on average. */
@@ -265,17 +266,20 @@ async function findOnce() {
   const map = imageFromCrop(cropBox(own, model.crop), model.input.size);
   const part = neededPart(map, model.input.size, shown.width, shown.height);
   const { left, top, width, height } = part;
-  const empty = width < 1 || height < 1;
-  let pixels = null;
+  if (width < 1 || height < 1) {
+    setState("ready", "No points");
+    return warn("The box shows nothing of the picture; drag it back over the face.");
+  }
+  let pixels;
   try {
-    if (!empty) pixels = await createImageBitmap(shown.bitmap, left, top, width, height);
+    pixels = await createImageBitmap(shown.bitmap, left, top, width, height);
   } catch (error) {
     if (picture === shown) warn(`The picture under the box can't be read: ${error.message}`);
     return; // Otherwise another picture has come.
   }
   const found = await new Promise((resolve) => {
     answer = resolve;
-    worker.postMessage({ kind: "find", box: own, part, pixels }, empty ? [] : [pixels]);
+    worker.postMessage({ kind: "find", box: own, part, pixels }, [pixels]);
   });
   if (!found || picture !== shown) return;
   result = found;

@@ -53,7 +53,7 @@ async function find({ box, part, pixels }) {
   const started = performance.now();
   const size = model.input.size;
   const [x, y] = imageFromCrop(cropBox(box, model.crop), size);
-  const crop = cut(pixels && readPixels(pixels), part, [x, y], size);
+  const crop = cut(readPixels(pixels), part, [x, y], size);
   const images = new ort.Tensor("float32", normalise(crop), [1, size, size, 3]);
   const outputs = await session.run({ [model.input.name]: images });
   const flat = outputs.landmarks.data;
