@@ -14,7 +14,7 @@ from flm_jax.errors import InputError, check_keywords
 _SECTIONS = {
     "": "seed batch_size num_epochs average_decay non_finite compilation_cache data model loss "
     "optimizer schedule log checkpoint evaluate",
-    "data": "root drawn drop_lines validation_fraction image_size box crop max_unreadable "
+    "data": "root prepared drawn drop_lines validation_fraction image_size box crop max_unreadable "
     "augmentation num_workers num_threads",
     "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
@@ -29,7 +29,7 @@ _LEAST = {
     "average_decay": 0,
     "data.image_size": 32,
     "data.num_workers": 0,
-    "data.num_threads": 1,
+    "data.num_threads": 0,
     "model.backbone.width": 1,
     "optimizer.clip_norm": 0,
     "optimizer.backbone_rate": 0,
@@ -54,6 +54,7 @@ _FREE_ON_RESTART = (
     "compilation_cache",
     "data.max_unreadable",
     "data.root",
+    "data.prepared",
     "data.num_workers",
     "data.num_threads",
     "log",

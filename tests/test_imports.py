@@ -97,6 +97,9 @@ def test_every_module_has_its_tests():
         "landmark_regressor": "resnet",
         "train_state": "train_step",
         "predictor": "evaluate",
+        "partial_folder": "prepared",
+        "prepared_face": "prepared",
+        "prepare": "prepared",
         "workers": "input_pipeline",
     }
     assert {together.get(name, name) for name in own} <= tested

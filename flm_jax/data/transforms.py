@@ -17,10 +17,10 @@ from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
 
 # Bilinear interpolation reads 2 x 2 pixels: shrinking by more than this skips some and aliases.
-_MAX_SHRINK = 1.5
+MAX_SHRINK = 1.5
 
 BOXES = ("rectangle", "landmarks")
-_MAX_FILE_SIZE = 2**28
+MAX_FILE_SIZE = 2**28
 
 
 class PictureError(InputError):
@@ -37,7 +37,7 @@ def read_image(record: Record) -> UInt8[ndarray, "h w 3"]:
     """
     try:
         with open(record.image_path, "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > _MAX_FILE_SIZE:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_SIZE:
                 raise PictureError(f"{record.place}: {size} bytes are too many for a picture")
             content = file.read()
     except OSError as error:
@@ -107,7 +107,7 @@ def _reduce(image, image_from_crop, size):
     """Area-reduces the part of the image under the crop, where the crop would shrink it."""
     # The length of a row is how many pixels of the image, in x or in y, one step in the crop spans.
     shrink = np.hypot(image_from_crop[:, 0], image_from_crop[:, 1])
-    if shrink.max() <= _MAX_SHRINK:
+    if shrink.max() <= MAX_SHRINK:
         return image, image_from_crop
     height, width = image.shape[:2]
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5

@@ -94,6 +94,7 @@ def _train(
             workdir / "config.json", lambda path: path.write_text(config.to_json(indent=2) + "\n")
         )
     start = int(state.step)
+    processes.say(experiment.describe_source(config, workdir))
     processes.say(
         f"{len(splits.training)} training, {len(splits.validation)} validation and "
         f"{len(splits.test)} test faces; {len(order)} steps of {config.batch_size} faces on "
