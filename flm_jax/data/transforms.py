@@ -19,6 +19,8 @@ from flm_jax.errors import InputError
 # Bilinear interpolation reads 2 x 2 pixels: shrinking by more than this skips some and aliases.
 MAX_SHRINK = 1.5
 
+_NORMALISED = np.arange(256, dtype=np.float32) * np.float32(2 / 255) - 1
+
 BOXES = ("rectangle", "landmarks")
 MAX_FILE_SIZE = 2**28
 
@@ -98,9 +100,12 @@ def crop_image(
 
 
 def normalise(crop: UInt8[ndarray, "h w 3"], out: Float[ndarray, "h w 3"]) -> None:
-    """Writes (x - 0.5) / 0.5 of the crop's x in [0, 1] to `out`, RGB from BGR."""
-    np.multiply(crop[..., ::-1], np.float32(2 / 255), out=out)
-    out -= 1
+    """Writes (x - 0.5) / 0.5 of the crop's x in [0, 1] to `out`, RGB from BGR, by a table.
+
+    `out` is contiguous: OpenCV would fill another array else.
+    """
+    assert out.flags.c_contiguous
+    cv2.LUT(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), _NORMALISED, dst=out)
 
 
 def _reduce(image, image_from_crop, size):
