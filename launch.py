@@ -18,9 +18,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run writes; runs/<name of the config file> by default."
 )
-_MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "preview", "prepare"], "What to do."
-)
+_MODES = ["train", "evaluate", "benchmark", "preview", "prepare"]
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 # Of several processes; Slurm, Open MPI and TPUs tell JAX by themselves.
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on every process.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")

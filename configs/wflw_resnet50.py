@@ -99,4 +99,9 @@ def get_config() -> ConfigDict:
     config.evaluate.gains.jitters = 0  # further looks, at boxes moved and scaled by
     config.evaluate.gains.jitter = 0.05  # at most so much of their sides
     config.evaluate.box_errors = False  # NME with rectangles shifted and scaled by 5, 10 and 20 %
+
+    config.benchmark = ConfigDict()
+    config.benchmark.against = ""  # or torch, where it is installed
+    config.benchmark.repeats = 5  # rounds, in which the measurements take turns
+    config.benchmark.seconds = 5.0  # of each measurement in a round, at least
     return config

@@ -7,19 +7,20 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from flm_jax import protocols, train_step
+from flm_jax import protocols, torch_process, train_step
 from flm_jax.data import augmentation, drawn_faces, transforms
 from flm_jax.errors import InputError, check_keywords
 
 _SECTIONS = {
     "": "seed batch_size num_epochs average_decay non_finite compilation_cache data model loss "
-    "optimizer schedule log checkpoint evaluate",
+    "optimizer schedule log checkpoint evaluate benchmark",
     "data": "root prepared drawn drop_lines validation_fraction image_size box crop max_unreadable "
     "augmentation num_workers num_threads",
     "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
     "checkpoint": "every_steps keep_last keep_best failed_save",
     "evaluate": "split checkpoint boxes gains box_errors",
+    "benchmark": "against repeats seconds",
 }
 
 _LEAST = {
@@ -40,12 +41,15 @@ _LEAST = {
     "checkpoint.every_steps": 1,
     "checkpoint.keep_last": 1,
     "checkpoint.keep_best": 1,
+    "benchmark.repeats": 1,
+    "benchmark.seconds": 0,
 }
 
 _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "non_finite": ("stop", "skip"),
     "checkpoint.failed_save": ("stop", "continue"),
+    "benchmark.against": ("", "torch"),
 }
 
 # What may change when a run continues, and all that must not when its weights are evaluated.
@@ -60,6 +64,7 @@ _FREE_ON_RESTART = (
     "log",
     "checkpoint",
     "evaluate",
+    "benchmark",
     "num_epochs",
 )
 _FIXED_IN_EVALUATION = ("model", "data.image_size", "data.box", "data.crop")
@@ -97,6 +102,11 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             f"data.validation_fraction={config.data.validation_fraction}: expected a share of the "
             "training images between 0 and 1"
+        )
+    if config.benchmark.against == "torch" and config.loss.name not in torch_process.LOSSES:
+        raise InputError(
+            f"benchmark.against=torch: knows the losses {', '.join(torch_process.LOSSES)}, not "
+            f"loss.name={config.loss.name}"
         )
     which = str(config.evaluate.checkpoint)
     if which not in ("best", "last") and not which.isdecimal():

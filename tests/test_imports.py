@@ -17,6 +17,8 @@ SHELL = {
     "settings",
     "signals",
     "step_log",
+    "stopwatch",
+    "torch_process",
     "work_folder",
 }
 # Neither reads nor computes.
@@ -100,6 +102,11 @@ def test_every_module_has_its_tests():
         "partial_folder": "prepared",
         "prepared_face": "prepared",
         "prepare": "prepared",
+        "bare_loop": "benchmark",
+        "benchmark_figures": "benchmark",
+        "benchmark_torch": "benchmark",
+        "stopwatch": "benchmark",
+        "torch_process": "benchmark",
         "workers": "input_pipeline",
     }
     assert {together.get(name, name) for name in own} <= tested

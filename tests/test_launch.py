@@ -16,7 +16,7 @@ from flm_jax.data import wflw
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mode=trian"], "value should be one of <train|evaluate|preview|prepare>"),
+        (["--mode=trian"], "value should be one of <train|evaluate|benchmark|preview|prepare>"),
         (["--config.batchsize=3"], "batchsize"),
         (["--config.batch_size=many"], "many"),
         (["--config.data.root=nowhere", "--config.data.drawn.train=0"], "wywu.github.io"),

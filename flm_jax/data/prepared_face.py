@@ -157,6 +157,15 @@ def read_face(record: Record) -> Face:
     return Face(np.asarray(image), *(header[name] for name in Face._fields[1:]))
 
 
+def read_content(record: Record) -> tuple[bytes, Float[ndarray, "2 3"]]:
+    """The encoded picture that `cut_face` decodes, and the map from it to the picture's pixels."""
+    if not record.shard:
+        with open(record.image_path, "rb") as file:
+            return file.read(), np.eye(2, 3)
+    content = _reader(record.shard).read([record.shard_row])[0]
+    return content[_FACE.itemsize :], np.frombuffer(content, _FACE, 1)[0]["image_from_window"]
+
+
 def cut_face(
     record: Record, image_from_crop: Float[ndarray, "2 3"], size: int
 ) -> UInt8[ndarray, "size size 3"]:
