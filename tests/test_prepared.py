@@ -178,7 +178,8 @@ def test_a_window_is_reduced_only_where_every_crop_would_reduce_it(test_records,
         reductions.append(reduction)
         for _, image_from_crop in crops_of([record], uses, 40):
             shrink = np.hypot(image_from_crop[:, 0], image_from_crop[:, 1])
-            assert reduction == 1 or (shrink / reduction > transforms.MAX_SHRINK).all()
+            # Twice, so that the second reduction does not blur.
+            assert reduction == 1 or (shrink / reduction >= 2 * transforms.MAX_SHRINK).all()
     assert (max(reductions) > 1) == (image_size == 12)
 
 
@@ -344,11 +345,13 @@ def test_an_unreadable_picture_is_told_of_and_left_out(faces_root, tmp_path):
 # Whole or not at all.
 
 
-def test_what_is_current_is_kept_and_what_is_not_is_replaced(faces_root, tmp_path):
+def test_what_is_current_is_kept_and_what_is_not_is_replaced(faces_root, tmp_path, monkeypatch):
     folder = tmp_path / "faces"
     prepare(folder, faces_root, uses_of())
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    prepare(folder, faces_root, uses_of())
+    with monkeypatch.context() as patched:
+        patched.setattr(prepared, "_cut", fail)
+        prepare(folder, faces_root, uses_of())
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     prepare(folder, faces_root, uses_of(48))
     assert attach(folder, faces_root, uses_of(48))
