@@ -1,9 +1,10 @@
-"""From the original's recipe to the strong one, a change at a time, for ResNet-18 at 48 px.
+"""The original's recipe, changed one thing at a time, for ResNet-18 at 48 px.
 
     python launch.py --config configs/ladder.py:RUNG --config.data.root=FOLDER --workdir WORKDIR
 
-RUNG is a name in `CHANGES`; it has the changes down to that name. README has the outcomes. All have
-20 epochs, the same faces and the same validation faces; --config.seed=1 repeats them otherwise.
+RUNG is a name in `CHANGES`; it has the changes down to that name. README has the outcomes so far.
+All have 20 epochs, the same faces and the same validation faces; --config.seed=1 repeats them
+otherwise.
 """
 
 from collections.abc import Callable

@@ -126,7 +126,7 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def check(self) -> None:
-        """Raises SaveError if a save has failed meanwhile; never waits."""
+        """Raises SaveError if a save has failed meanwhile; waits only then."""
         try:
             self._manager.check_for_errors()
         except Exception as error:

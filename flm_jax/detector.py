@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+from flm_jax import geometry
 from flm_jax.errors import InputError
 
 # How far WFLW's rectangles reach beyond CenterFace's boxes: left, top, right, bottom, in widths and
@@ -139,14 +140,6 @@ class YuNet:
         return _finish(boxes, found[:, -1], self._margins)
 
 
-def add_margins(
-    boxes: Float[ndarray, "n 4"], margins: tuple[float, float, float, float]
-) -> Float[ndarray, "n 4"]:
-    """The boxes with their left, top, right and bottom moved outwards by shares of their sides."""
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    return (boxes + np.array([-1, -1, 1, 1]) * np.array(margins) * sides).astype(np.float32)
-
-
 def overlaps(a: Float[ndarray, "*#n 4"], b: Float[ndarray, "*#n 4"]) -> Float[ndarray, "*n"]:
     """Intersection over union of boxes."""
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
@@ -163,7 +156,8 @@ def _finish(boxes, scores, margins) -> Detections:
         if not kept or overlaps(boxes[kept], boxes[i]).max() <= _OVERLAP:
             kept.append(i)
     boxes = np.asarray(boxes[kept], np.float32).reshape(-1, 4)
-    return Detections(add_margins(boxes, margins), np.asarray(scores[kept], np.float32))
+    boxes = geometry.add_margins(boxes, np.array(margins)).astype(np.float32)
+    return Detections(boxes, np.asarray(scores[kept], np.float32))
 
 
 def _scale_to(image, side):

@@ -1,7 +1,8 @@
 """From a config to the objects that it describes: what the modes have in common.
 
-With `launch.py` and the modes, the only reader of configs. A section's settings are the keywords of
-the function that it configures, so an unknown or missing one is an error that names it.
+With `launch.py`, `settings.py`, the predictor and the modes, the only reader of configs. A
+section's settings are the keywords of the function that it configures, so an unknown or missing one
+is an error that names it.
 """
 
 from collections.abc import Callable, Generator, Sequence

@@ -9,10 +9,29 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+# The sense in which each side of a box leaves its middle.
+_OUTWARDS = np.array([-1, -1, 1, 1])
+
 
 def expand_box(box: Float[ndarray, "*n 4"], margin: float) -> Float[ndarray, "*n 4"]:
     """The box with every side moved outwards by `margin` pixels."""
     return box + np.array([-margin, -margin, margin, margin], box.dtype)
+
+
+def add_margins(
+    box: Float[ndarray, "*n 4"], margins: Float[ndarray, "*#n #4"]
+) -> Float[ndarray, "*n 4"]:
+    """The box with its left, top, right and bottom moved outwards by shares of its sides; or, by
+    one margin, with all four."""
+    sides = np.tile(box[..., 2:] - box[..., :2], 2)
+    return box + _OUTWARDS * margins * sides
+
+
+def margins_around(
+    inner: Float[ndarray, "*n 4"], outer: Float[ndarray, "*n 4"]
+) -> Float[ndarray, "*n 4"]:
+    """The margins that make `outer` of `inner`, by `add_margins`."""
+    return _OUTWARDS * (outer - inner) / np.tile(inner[..., 2:] - inner[..., :2], 2)
 
 
 def scale_box(box: Float[ndarray, "*n 4"], factor: float) -> Float[ndarray, "*n 4"]:

@@ -54,8 +54,7 @@ def describe_boxes(records: Sequence[wflw.Record], boxes: Float[ndarray, "n 4"],
     """The share found, and the rectangles' margins around the boxes."""
     seen = np.isfinite(boxes).all(axis=1)
     rectangles = np.stack([record.box for record in records])[seen]
-    sides = np.tile(boxes[seen, 2:] - boxes[seen, :2], 2)
-    margins = (rectangles - boxes[seen]) * [-1, -1, 1, 1] / sides
+    margins = geometry.margins_around(boxes[seen], rectangles)
     median = ", ".join(f"{value:.3f}" for value in np.median(margins, axis=0))
     spread = ", ".join(f"{value:.3f}" for value in margins.std(axis=0))
     return (
@@ -84,7 +83,8 @@ def measure(workdir: Path, root: Path, faces: int) -> None:
     records = [record for record, good in zip(test, seen, strict=True) if good]
     targets = np.stack([record.landmarks for record in records])
     rectangles = np.stack([record.box for record in records])
-    mapped = detector.add_margins(found[seen], detector.RECTANGLE_MARGINS)
+    mapped = geometry.add_margins(found[seen], np.array(detector.RECTANGLE_MARGINS))
+    mapped = mapped.astype(np.float32)
     margins = np.array(wflw.RECTANGLE_MARGINS)
     print(f"NME % of {workdir} on the {len(records)} test faces found, one look and two:")
     for name, boxes in (

@@ -199,9 +199,7 @@ class LandmarkPredictor:
         images = np.zeros((len(boxes), size, size, 3), np.float32)
         maps = np.zeros((len(boxes), 2, 3), np.float32)
         for i, box in enumerate(boxes.astype(np.float32)):
-            crop_from_image = transforms.crop_from_image(box, size, **self._crop)
-            if mirror:
-                crop_from_image = geometry.compose(geometry.mirror(size), crop_from_image)
+            crop_from_image = transforms.crop_from_image(box, size, mirror=mirror, **self._crop)
             image_from_crop = geometry.invert(crop_from_image)
             transforms.normalise(transforms.crop_image(image, image_from_crop, size), out=images[i])
             maps[i] = image_from_crop

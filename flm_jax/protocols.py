@@ -54,7 +54,7 @@ def mean_margins(
     """How far the boxes reach beyond their landmarks' left, top, right and bottom: the mean over
     faces, in widths and heights of the landmarks' box."""
     inner = geometry.bounding_box(landmarks.astype(np.float64))
-    return (_outwards(boxes - inner) / np.tile(inner[:, 2:] - inner[:, :2], 2)).mean(axis=0)
+    return geometry.margins_around(inner, boxes).mean(axis=0)
 
 
 def boxes_around(
@@ -62,8 +62,7 @@ def boxes_around(
 ) -> Float[ndarray, "n 4"]:
     """Boxes with these margins around the landmarks."""
     inner = geometry.bounding_box(landmarks.astype(np.float64))
-    sides = np.tile(inner[:, 2:] - inner[:, :2], 2)
-    return (inner + _outwards(margins * sides)).astype(np.float32)
+    return geometry.add_margins(inner, margins).astype(np.float32)
 
 
 def second_boxes(
@@ -92,21 +91,13 @@ def scaled_boxes(
 ) -> Float[ndarray, "n 4"]:
     """Each box, at random, larger or smaller by `share` of its sides, about its middle."""
     sign = rng.choice([-1, 1], (len(boxes), 1))
-    return (boxes + _outwards(sign * share / 2 * np.tile(boxes[:, 2:] - boxes[:, :2], 2))).astype(
-        np.float32
-    )
+    return geometry.add_margins(boxes, sign * share / 2).astype(np.float32)
 
 
 def random_boxes(
     rng: np.random.Generator, boxes: Float[ndarray, "n 4"], most: float
 ) -> Float[ndarray, "n 4"]:
     """Each box moved, and larger or smaller, by up to `most` of its sides."""
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    move = np.tile(rng.uniform(-most, most, (len(boxes), 2)), 2)
-    grow = _outwards(np.tile(rng.uniform(-most, most, (len(boxes), 1)) / 2, 4))
-    return (boxes + (move + grow) * sides).astype(np.float32)
-
-
-def _outwards(sides: ndarray) -> ndarray:
-    """Left and top with the other sign: a positive number moves any side outwards, and back."""
-    return sides * np.array([-1, -1, 1, 1])
+    move = rng.uniform(-most, most, (len(boxes), 2)) * (boxes[:, 2:] - boxes[:, :2])
+    grow = rng.uniform(-most, most, (len(boxes), 1)) / 2
+    return geometry.add_margins(boxes + np.tile(move, 2), grow).astype(np.float32)

@@ -63,12 +63,6 @@ def test_scores_below_the_threshold_are_no_faces(monkeypatch):
     assert len(detect(np.zeros((320, 320, 3), np.uint8)).boxes) == 1
 
 
-def test_margins_are_shares_of_the_boxes_sides():
-    boxes = np.float32([[10, 20, 30, 60]])
-    moved = detector.add_margins(boxes, (0.1, 0.2, -0.1, 0.0))
-    np.testing.assert_allclose(moved, [[8, 12, 28, 60]], rtol=1e-6)
-
-
 def test_each_thread_has_a_net_of_its_own(monkeypatch):
     nets = []
     monkeypatch.setattr(

@@ -27,6 +27,14 @@ def test_expanded_box_moves_every_side_outwards():
     np.testing.assert_array_equal(geometry.expand_box(BOX, 10.0), [20, 30, 100, 170])
 
 
+def test_margins_are_shares_of_the_boxes_sides():
+    box, margins = np.array([[10.0, 20, 30, 60]]), np.array([0.1, 0.2, -0.1, 0.0])
+    moved = geometry.add_margins(box, margins)
+    np.testing.assert_allclose(moved, [[8, 12, 28, 60]])
+    np.testing.assert_allclose(geometry.margins_around(box, moved), [margins], atol=1e-12)
+    np.testing.assert_allclose(geometry.add_margins(box, np.array([0.5])), [[0, 0, 40, 80]])
+
+
 def test_invert_is_the_inverse():
     points = np.random.default_rng(0).normal(size=(5, 2))
     there = geometry.apply(random_map(1), points)

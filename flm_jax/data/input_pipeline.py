@@ -174,10 +174,7 @@ class ReadBatch:
 
     def _plain_crop_from_image(self, record):
         box = transforms.face_box(record, self.box)
-        crop_from_image = transforms.crop_from_image(box, self.image_size, **self.crop)
-        if not self.mirror:
-            return crop_from_image
-        return geometry.compose(geometry.mirror(self.image_size), crop_from_image)
+        return transforms.crop_from_image(box, self.image_size, mirror=self.mirror, **self.crop)
 
     def _cut(self, record, crop_from_image):
         image_from_crop = geometry.invert(crop_from_image)

@@ -97,9 +97,12 @@ def crop_box(
     return geometry.square_box(box) if square else box
 
 
-def crop_from_image(box: Float[ndarray, "4"], size: int, **crop: Any) -> Float[ndarray, "2 3"]:
-    """The map into the crop of `crop_box`, of `size` x `size` pixels."""
-    return geometry.crop_from_image(crop_box(box, **crop), size)
+def crop_from_image(
+    box: Float[ndarray, "4"], size: int, *, mirror: bool = False, **crop: Any
+) -> Float[ndarray, "2 3"]:
+    """The map into the crop of `crop_box`, of `size` x `size` pixels, mirrored or not."""
+    crop_from_image = geometry.crop_from_image(crop_box(box, **crop), size)
+    return geometry.compose(geometry.mirror(size), crop_from_image) if mirror else crop_from_image
 
 
 def crop_image(

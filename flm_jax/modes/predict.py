@@ -160,9 +160,9 @@ def _look(job: _Job, predictor, detect, keep: bool) -> _Seen:
 
 def _predict_pictures(config, predictor, detect, jobs, folder, received):
     """The entries, in the order of the jobs or of the file of boxes, and what went wrong."""
-    settings, threads = config.predict, config.data.num_threads
-    gains = settings.gains
-    keep = settings.overlays or gains.two_pass or gains.mirror or gains.jitters > 0
+    chosen, threads = config.predict, config.data.num_threads
+    gains = chosen.gains
+    keep = chosen.overlays or gains.two_pass or gains.mirror or gains.jitters > 0
     # Read ahead a batch's worth; where the pictures stay, only what keeps the threads at work.
     ahead = 2 * threads if keep else max(2 * threads, predictor.batch_size)
     cv2.setNumThreads(1)  # The threads share the cores already.
@@ -179,7 +179,7 @@ def _predict_pictures(config, predictor, detect, jobs, folder, received):
                     tqdm.write(problem)
                 problems += each.problems
                 entries += _entries(each, found)
-                if settings.overlays and found and each.image is not None:
+                if chosen.overlays and found and each.image is not None:
                     path = folder / "overlays" / _drawn_name(each.job.picture.name)
                     drawn.append(pool.submit(_draw, path, each.image, found))
             for future in drawn:

@@ -94,12 +94,7 @@ def _train(
             workdir / "config.json", lambda path: path.write_text(config.to_json(indent=2) + "\n")
         )
     start = int(state.step)
-    processes.say(
-        f"{len(splits.training)} training, {len(splits.validation)} validation and "
-        f"{len(splits.test)} test faces; {len(order)} steps of {config.batch_size} faces on "
-        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
-        + (f"; continuing after step {start}" if start else "")
-    )
+    _announce(splits, order, start)
     if signal := stop.settle():
         processes.say(f"stopped by {Signals(signal).name} before a step: nothing to save")
         return signal
@@ -108,8 +103,8 @@ def _train(
         model, optimizer, face_loss, schedule, config.average_decay, skip_non_finite=skip
     )
     eval_step = pmap_eval_step(experiment.build_model(config, folded=True), face_loss)
-    unvalidated = start > 0 and start % order.steps_per_epoch == 0
-    unvalidated = unvalidated and not checkpoints.is_validated(start)
+    ends_epoch = start > 0 and start % order.steps_per_epoch == 0
+    unvalidated = ends_epoch and not checkpoints.is_validated(start)
     share = config.data.max_unreadable
     unreadable = {
         "training": Unreadable("training", splits.training, share),
@@ -156,6 +151,15 @@ def _train(
             "which is saved; the same command continues"
         )
     return signal
+
+
+def _announce(splits, order, start):
+    processes.say(
+        f"{len(splits.training)} training, {len(splits.validation)} validation and "
+        f"{len(splits.test)} test faces; {len(order)} steps of {order.batch_size} faces on "
+        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
+        + (f"; continuing after step {start}" if start else "")
+    )
 
 
 def _loop(
