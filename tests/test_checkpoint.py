@@ -255,6 +255,16 @@ def test_what_is_no_longer_kept_leaves_nothing_behind(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints"}
 
 
+def test_what_is_no_longer_kept_is_put_away_whole_before_it_is_removed(tmp_path, monkeypatch):
+    """So a kill while it is removed leaves no step that lacks a part."""
+    monkeypatch.setattr(Checkpoints, "_discard", lambda *_, **__: None)
+    save(tmp_path, {10: 2.0, 20: 3.0, 30: 4.0})
+    assert steps_in(tmp_path) == [10, 30]
+    (away,) = (tmp_path / "discarded_checkpoints").iterdir()
+    kept = {path.name for path in (tmp_path / "checkpoints" / "30").iterdir()}
+    assert {path.name for path in away.iterdir()} == kept
+
+
 # TensorStore answers Orbax's event loop, which is closed after the first error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_save_that_failed_counts_for_nothing(tmp_path):

@@ -31,7 +31,8 @@ def test_no_name_leaves_the_data_root(tmp_path, name):
     fields = make_fields()
     fields[-1] = name
     write_list(root, [line_of(fields)])
-    with pytest.raises(wflw.ListError, match="list_98pt_rect_attr_train.txt:1: "):
+    match = "(?s)list_98pt_rect_attr_train.txt:1: .*must stay inside"
+    with pytest.raises(wflw.ListError, match=match):
         wflw.read_list(root, wflw.TRAIN_LIST)
 
 
