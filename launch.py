@@ -19,7 +19,10 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run writes; runs/<name of the config file> by default."
 )
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "predict", "preview"], "What to do."
+    "mode",
+    "train",
+    ["train", "evaluate", "predict", "export", "preview"],
+    "What to do.",
 )
 _OF_PREDICT = {
     "input": "Of --mode predict: a picture, folder, glob in quotes, video or camera's number.",

@@ -16,11 +16,12 @@ from flm_jax.data import wflw
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mode=trian"], "value should be one of <train|evaluate|predict|preview>"),
+        (["--mode=trian"], "value should be one of <train|evaluate|predict|export|preview>"),
         (["--config.batchsize=3"], "batchsize"),
         (["--config.batch_size=many"], "many"),
         (["--config.data.root=nowhere", "--config.data.drawn.train=0"], "wywu.github.io"),
         (["--mode=evaluate"], "no checkpoint there; train first"),
+        (["--mode=export"], "no checkpoint there; train first"),
         (["--config.batch_size=7000"], "batch_size=7000 exceeds the"),
     ],
 )

@@ -18,7 +18,7 @@ HEAD_SIZE = 224
 
 # Pixels of 224: where the scales start, and what they stay above, or a perfect point's weight would
 # have no bound.
-_FIRST_SCALE, _LEAST_SCALE = 10.0, 0.1
+FIRST_SCALE, LEAST_SCALE = 10.0, 0.1
 
 
 class LandmarkRegressor(nn.Module):
@@ -43,6 +43,6 @@ class LandmarkRegressor(nn.Module):
         outputs = coordinates.reshape(-1, NUM_LANDMARKS, 2)
         if self.uncertainty:
             scale = nn.Dense(NUM_LANDMARKS, kernel_init=_kernel_init, name="scale")(features)
-            scale = nn.softplus(scale + _FIRST_SCALE) + _LEAST_SCALE
+            scale = nn.softplus(scale + FIRST_SCALE) + LEAST_SCALE
             outputs = jnp.concatenate([outputs, scale[..., None]], axis=-1)
         return outputs * (images.shape[1] / HEAD_SIZE)

@@ -1,0 +1,385 @@
+// The page: a picture comes in, the box is dragged, the worker's points are drawn.
+
+import { cropBox, imageFromCrop, neededPart } from "./crop.js";
+import { HANDLE, drawBox, drawPoints, dragged, grip } from "./drawing.js";
+import { describeNetwork, element, listGroups, listPoints } from "./panels.js";
+
+const $ = (id) => document.getElementById(id);
+const canvas = $("canvas");
+const context = canvas.getContext("2d");
+const sides = ["xmin", "ymin", "xmax", "ymax"].map($);
+const LEAST = 4; // pixels of the picture that a box is wide and high
+
+let model, worker;
+let ready = false;
+let picture = null; // {bitmap, width, height, name}
+let box = null;
+let result = null; // {box, points, scales, milliseconds}
+let drag = null;
+let stream = null;
+let busy = false;
+let again = false;
+let answer = null; // takes the worker's reply
+const hidden = new Set();
+
+// ---------------------------------------------------------------- starting
+
+async function start() {
+  setState("starting", "Loading…");
+  const response = await fetch("model.json");
+  if (!response.ok) throw new Error(`model.json can't be loaded: ${response.status}`);
+  model = await response.json();
+  describeNetwork($("network"), model);
+  listGroups($("groups"), model.landmarks.parts, (group, shown) => {
+    hidden[shown ? "delete" : "add"](group);
+    draw();
+  });
+  draw();
+  worker = new Worker("worker.js", { type: "module" });
+  worker.onmessage = ({ data }) => receive(data);
+  worker.onerror = (event) => fail(event.message || "worker.js can't be loaded");
+  worker.postMessage({ kind: "load", model });
+}
+
+function receive(data) {
+  if (data.kind === "loading") {
+    const [loaded, total] = [data.loaded, data.total].map((bytes) => (bytes / 1e6).toFixed(1));
+    setState("loading", `Loading the network: ${loaded} of ${total} MB`);
+  } else if (data.kind === "ready") {
+    ready = true;
+    setState("ready", "Ready");
+    find();
+  } else if (data.kind === "found") {
+    answer(data);
+  } else {
+    fail(data.message);
+    if (data.what === "find") answer(null);
+  }
+}
+
+function setState(state, text) {
+  document.body.dataset.state = state;
+  $("status").textContent = text;
+}
+
+function fail(message) {
+  setState("failed", "Something is wrong");
+  warn(message);
+}
+
+function warn(message) {
+  $("alert").textContent = message;
+  $("alert").hidden = !message;
+}
+
+// ---------------------------------------------------------------- pictures
+
+async function openFile(file) {
+  if (!file) return;
+  stopCamera();
+  try {
+    // The stored values: neither colours nor transparency may change them on the way.
+    const bitmap = await createImageBitmap(file, {
+      colorSpaceConversion: "none",
+      premultiplyAlpha: "none",
+    });
+    show(bitmap, file.name);
+    forget();
+    useBox(box);
+  } catch {
+    warn(`${file.name}: not a picture that this browser can read, or too large for it.`);
+  }
+}
+
+function show(bitmap, name) {
+  picture?.bitmap.close();
+  picture = { bitmap, width: bitmap.width, height: bitmap.height, name };
+  warn("");
+  $("box").disabled = false;
+  $("invitation").hidden = true;
+  canvas.setAttribute("aria-label", `${name}, ${picture.width} x ${picture.height} pixels`);
+}
+
+/** Of another picture nothing holds: neither its points nor its box. */
+function forget() {
+  result = null;
+  $("results").disabled = true;
+  box = defaultBox();
+}
+
+/** Half of the picture's shorter side, in its middle: something to drag. */
+function defaultBox() {
+  const half = Math.min(picture.width, picture.height) / 4;
+  const [x, y] = [(picture.width - 1) / 2, (picture.height - 1) / 2];
+  return [x - half, y - 1.15 * half, x + half, y + 1.15 * half];
+}
+
+async function toggleCamera() {
+  if (stream) return stopCamera();
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({
+      video: { facingMode: "user", width: { ideal: 1280 } },
+    });
+  } catch (error) {
+    const why = navigator.mediaDevices ? error.message : "it needs https, or localhost";
+    return warn(`The camera can't be used: ${why}`);
+  }
+  $("camera").setAttribute("aria-pressed", "true");
+  const video = element("video", "", { srcObject: stream, muted: true });
+  await video.play();
+  const own = stream;
+  for (let first = true; stream === own; first = false) {
+    const frame = await createImageBitmap(video);
+    if (stream !== own) return frame.close(); // Stopped meanwhile, and perhaps a file is shown.
+    show(frame, "camera");
+    if (first) forget();
+    showBox();
+    await find();
+    if (result && !drag && $("follow").checked) follow();
+    await new Promise(requestAnimationFrame);
+  }
+}
+
+function stopCamera() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+  $("camera").setAttribute("aria-pressed", "false");
+}
+
+// ---------------------------------------------------------------- the box
+
+function useBox(next) {
+  box = next;
+  warn("");
+  showBox();
+  draw();
+  find();
+}
+
+function showBox() {
+  sides.forEach((input, i) => {
+    if (input !== document.activeElement) input.value = Number(box[i].toFixed(1));
+    input.removeAttribute("aria-invalid");
+  });
+}
+
+function typedBox() {
+  const next = sides.map((input) => input.valueAsNumber);
+  const wrong = next.some(Number.isNaN) || next[2] <= next[0] || next[3] <= next[1];
+  sides.forEach((input) => input.setAttribute("aria-invalid", wrong));
+  if (wrong) warn("The box has no area: right must exceed left, and bottom top.");
+  else useBox(next);
+}
+
+/** The box that training faces have around such points, on average. */
+function boxAround(points) {
+  const low = [0, 1].map((axis) => Math.min(...points.map((point) => point[axis])));
+  const high = [0, 1].map((axis) => Math.max(...points.map((point) => point[axis])));
+  const [width, height] = [high[0] - low[0], high[1] - low[1]];
+  const [left, top, right, bottom] = model.crop.margins;
+  return [
+    low[0] - left * width,
+    low[1] - top * height,
+    high[0] + right * width,
+    high[1] + bottom * height,
+  ];
+}
+
+/** The camera's next box, unless the points have lost the face. */
+function follow() {
+  const next = boxAround(result.points);
+  const share = (axis) => (next[axis + 2] - next[axis]) / (box[axis + 2] - box[axis]);
+  const inside = next[2] > 0 && next[3] > 0 && next[0] < picture.width && next[1] < picture.height;
+  const lost = !inside || [0, 1].some((axis) => share(axis) < 0.5 || share(axis) > 2);
+  box = lost ? defaultBox() : next;
+}
+
+function placeOf(event) {
+  const unit = picture.width / canvas.clientWidth; // pixels of the picture in a css pixel
+  return [event.offsetX * unit - 0.5, event.offsetY * unit - 0.5];
+}
+
+const CURSORS = { "-1-1": "nwse", 11: "nwse", "-11": "nesw", "1-1": "nesw" };
+
+function cursor(taken) {
+  if (!taken) return "crosshair";
+  if (taken.join("") === "00") return "move";
+  return `${CURSORS[taken.join("")] ?? (taken[0] ? "ew" : "ns")}-resize`;
+}
+
+canvas.addEventListener("pointerdown", (event) => {
+  if (!picture) return;
+  const place = placeOf(event);
+  const taken = grip(box, place, (HANDLE * picture.width) / canvas.clientWidth);
+  // Beside the box a new one is drawn, from its corner.
+  drag = { place, sides: taken ?? [1, 1], box: taken ? box : [...place, ...place.map((v) => v + LEAST)] };
+  canvas.setPointerCapture(event.pointerId);
+});
+
+canvas.addEventListener("pointermove", (event) => {
+  if (!picture) return;
+  const place = placeOf(event);
+  if (!drag) {
+    const reach = (HANDLE * picture.width) / canvas.clientWidth;
+    canvas.style.cursor = cursor(grip(box, place, reach));
+    return;
+  }
+  const move = [place[0] - drag.place[0], place[1] - drag.place[1]];
+  useBox(dragged(drag.box, drag.sides, move, LEAST));
+});
+
+for (const name of ["pointerup", "pointercancel"])
+  canvas.addEventListener(name, () => (drag = null));
+
+canvas.addEventListener("keydown", (event) => {
+  if (!picture) return;
+  const step = event.shiftKey ? 10 : 1;
+  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const grow = { "+": step, "-": -step }[event.key];
+  const [dx, dy] = (moves[event.key] ?? [0, 0]).map((sign) => sign * step);
+  if (!dx && !dy && !grow) return;
+  event.preventDefault();
+  const larger = dragged(box, [1, 1], [grow ?? 0, grow ?? 0], LEAST);
+  useBox(dragged(larger, [0, 0], [dx - (grow ?? 0) / 2, dy - (grow ?? 0) / 2], LEAST));
+});
+
+// ---------------------------------------------------------------- finding and drawing
+
+/** Finds the points in the newest box; while the worker is busy, older ones are left out. */
+async function find() {
+  if (!ready || !picture) return;
+  if (busy) {
+    again = true;
+    return;
+  }
+  busy = true;
+  if (!stream) setState("finding", "Finding…");
+  do {
+    again = false;
+    await findOnce();
+  } while (again);
+  busy = false;
+}
+
+async function findOnce() {
+  const [shown, own] = [picture, box];
+  const map = imageFromCrop(cropBox(own, model.crop), model.input.size);
+  const part = neededPart(map, model.input.size, shown.width, shown.height);
+  const { left, top, width, height } = part;
+  if (width < 1 || height < 1) {
+    setState("ready", "No points");
+    return warn("The box shows nothing of the picture; drag it back over the face.");
+  }
+  let pixels;
+  try {
+    pixels = await createImageBitmap(shown.bitmap, left, top, width, height);
+  } catch (error) {
+    if (picture === shown) warn(`The picture under the box can't be read: ${error.message}`);
+    return; // Otherwise another picture has come.
+  }
+  const found = await new Promise((resolve) => {
+    answer = resolve;
+    worker.postMessage({ kind: "find", box: own, part, pixels }, [pixels]);
+  });
+  if (!found || picture !== shown) return;
+  result = found;
+  $("results").disabled = false;
+  const time = `${found.milliseconds.toFixed(0)} ms`;
+  if (!again) setState("found", stream ? `${time} a frame` : `98 points in ${time}`);
+  draw();
+  tellPoints();
+}
+
+function tellPoints() {
+  if ($("coordinates").open && result) {
+    listPoints($("points"), model.landmarks.parts, result.points);
+  }
+}
+
+function draw() {
+  const stage = $("stage");
+  const density = window.devicePixelRatio;
+  const [width, height] = [picture?.width ?? 1, picture?.height ?? 1];
+  const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
+  canvas.style.width = `${Math.floor(width * scale)}px`;
+  canvas.style.height = `${Math.floor(height * scale)}px`;
+  canvas.width = Math.floor(width * scale * density);
+  canvas.height = Math.floor(height * scale * density);
+  if (!picture) return drawMeanShape(density);
+  paint(context, canvas.width, canvas.height, density);
+}
+
+/** The picture over the whole context, with the box if `unit`, a css pixel, is given. */
+function paint(into, width, height, unit) {
+  const scale = width / picture.width;
+  const view = ([x, y]) => [(x + 0.5) * scale, (y + 0.5) * scale];
+  into.imageSmoothingQuality = "high";
+  into.drawImage(picture.bitmap, 0, 0, width, height);
+  if (unit) drawBox(into, view, box, width, height, unit);
+  if (!result) return;
+  const side = Math.min(result.box[2] - result.box[0], result.box[3] - result.box[1]) * scale;
+  const dot = Math.max(side / 150, 1.1 * (unit ?? 1));
+  drawPoints(into, view, result.points, result.scales, model.landmarks.parts, hidden, dot);
+}
+
+/** Before there is a picture: the mean shape of the training faces. */
+function drawMeanShape(density) {
+  const size = Math.min(canvas.width, canvas.height);
+  const view = ([x, y]) => [
+    canvas.width / 2 + (x - 0.5) * size * 0.62,
+    canvas.height / 2 + (y - 0.62) * size * 0.66,
+  ];
+  context.globalAlpha = 0.75;
+  drawPoints(context, view, model.landmarks.mean_shape, null, model.landmarks.parts, hidden, 2 * density);
+  context.globalAlpha = 1;
+}
+
+// ---------------------------------------------------------------- saving
+
+function save(blob, name) {
+  const link = element("a", "", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+function savePoints() {
+  const face = { box: result.box, score: null, landmarks: result.points };
+  if (result.scales) face.uncertainty = result.scales;
+  const text = JSON.stringify([{ image: picture.name, faces: [face] }]);
+  save(new Blob([text], { type: "application/json" }), "landmarks.json");
+}
+
+async function savePicture() {
+  const whole = new OffscreenCanvas(picture.width, picture.height);
+  paint(whole.getContext("2d"), whole.width, whole.height, null);
+  save(await whole.convertToBlob({ type: "image/png" }), "landmarks.png");
+}
+
+// ---------------------------------------------------------------- events
+
+$("file").addEventListener("change", ({ target }) => openFile(target.files[0]));
+$("camera").addEventListener("click", toggleCamera);
+$("whole").addEventListener("click", () =>
+  useBox([-0.5, -0.5, picture.width - 0.5, picture.height - 0.5]),
+);
+$("fit").addEventListener("click", () => result && useBox(boxAround(result.points)));
+$("save-points").addEventListener("click", savePoints);
+$("save-picture").addEventListener("click", savePicture);
+$("coordinates").addEventListener("toggle", tellPoints);
+sides.forEach((input) => input.addEventListener("change", typedBox));
+addEventListener("paste", (event) => openFile(event.clipboardData.files[0]));
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("dropping");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  openFile(event.dataTransfer.files[0]);
+});
+new ResizeObserver(() => model && draw()).observe($("stage"));
+
+start().catch((error) => fail(error.message));
