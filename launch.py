@@ -18,12 +18,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run writes; runs/<name of the config file> by default."
 )
-_MODE = flags.DEFINE_enum(
-    "mode",
-    "train",
-    ["train", "evaluate", "predict", "export", "preview"],
-    "What to do.",
-)
+_MODES = ["train", "evaluate", "predict", "export", "benchmark", "preview", "prepare"]
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 _OF_PREDICT = {
     "input": "Of --mode predict: a picture, folder, glob in quotes, video or camera's number.",
     "output": "Of --mode predict: where it writes; <workdir>/predict by default.",

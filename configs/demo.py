@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
     config.data.drawn = ConfigDict({"train": 2600, "test": 250, "seed": 0})
     config.data.validation_fraction = 0.1
     config.data.image_size = 64
-    config.data.num_threads = 2
 
     config.model.backbone.stage_sizes = (1, 1, 1)
     config.model.backbone.bottleneck = False

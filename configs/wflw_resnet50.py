@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.root = "data/WFLW"
+    config.data.prepared = ""  # the pictures themselves; or a folder, which --mode prepare fills
     config.data.drawn = ConfigDict({"train": 0, "test": 0, "seed": 0})  # 0: read what is there
     config.data.drop_lines = ()  # of the training list, from 1; 1035 and 2748 are mislabelled
     config.data.validation_fraction = 0.2  # of the training images
@@ -55,7 +56,7 @@ def get_config() -> ConfigDict:
     config.data.crop.square = False  # the square with the longer side; else the box is stretched
     config.data.max_unreadable = 0.0  # share of the faces whose pictures may be unreadable
     config.data.num_workers = 0  # processes; 0 reads in threads of the main process
-    config.data.num_threads = 4  # of every process
+    config.data.num_threads = 0  # of every process; 0: one for each core, at most 16 together
     config.data.augmentation = ConfigDict(AUGMENTATION)
 
     config.model = ConfigDict()
@@ -107,4 +108,9 @@ def get_config() -> ConfigDict:
     config.predict.smoothing = ConfigDict()  # of a video's points: the one-euro filter
     config.predict.smoothing.cutoff = 1.0  # Hz, of a still face; 0: the points as they are
     config.predict.smoothing.beta = 10.0  # Hz more for each face side that a point moves in 1 s
+
+    config.benchmark = ConfigDict()
+    config.benchmark.against = ""  # or torch, where it is installed
+    config.benchmark.repeats = 5  # rounds, in which the measurements take turns
+    config.benchmark.seconds = 5.0  # of each measurement in a round, at least
     return config

@@ -24,7 +24,8 @@ from flm_jax import (
     tensor_files,
     train_step,
 )
-from flm_jax.data import drawn_faces, input_pipeline, transforms, wflw
+from flm_jax.data import augmentation, drawn_faces, input_pipeline, prepared, transforms, wflw
+from flm_jax.data.prepared_face import Uses
 from flm_jax.errors import InputError, check_keywords
 from flm_jax.models import pretrained
 from flm_jax.models.landmark_regressor import HEAD_SIZE, LandmarkRegressor
@@ -51,23 +52,58 @@ def enable_compilation_cache(config: ConfigDict, workdir: Path) -> None:
             ) from None
 
 
+def read_lists(config: ConfigDict, workdir: Path) -> dict[str, list[wflw.Record]]:
+    """The training and the test list, after drawing the faces where the config says so."""
+    if config.data.drawn.train:
+        drawn_faces.draw_dataset(data_root(config, workdir), **config.data.drawn)
+    return {
+        name: wflw.read_list(data_root(config, workdir), name)
+        for name in (wflw.TRAIN_LIST, wflw.TEST_LIST)
+    }
+
+
 def read_splits(config: ConfigDict, workdir: Path) -> Splits:
-    """Reads the lists, after drawing the faces where the config says so."""
+    """The faces, with their prepared pictures where the config says so."""
     data = config.data
-    root = Path(data.root) if data.root else workdir / "faces"
-    if data.drawn.train:
-        drawn_faces.draw_dataset(root, **data.drawn)
-    train_list = wflw.drop_lines(wflw.read_list(root, wflw.TRAIN_LIST), data.drop_lines)
+    lists = read_lists(config, workdir)
+    if data.prepared:
+        uses = prepared_uses(config)
+        lists = prepared.attach(data.prepared, data_root(config, workdir), lists, uses)
+    train_list = wflw.drop_lines(lists[wflw.TRAIN_LIST], data.drop_lines)
     training, validation = wflw.split_by_image(train_list, data.validation_fraction, config.seed)
-    return Splits(training, validation, wflw.read_list(root, wflw.TEST_LIST))
+    return Splits(training, validation, lists[wflw.TEST_LIST])
+
+
+def data_root(config: ConfigDict, workdir: Path) -> Path:
+    """The folder of the lists and pictures."""
+    return Path(config.data.root) if config.data.root else workdir / "faces"
+
+
+def describe_source(config: ConfigDict, workdir: Path) -> str:
+    """Where faces are read from, to be said of every run."""
+    if config.data.prepared:
+        return f"faces are read from {config.data.prepared}, as prepared"
+    return f"faces are read from the pictures in {data_root(config, workdir)}"
+
+
+def prepared_uses(config: ConfigDict) -> Uses:
+    """What prepared faces have to be good for."""
+    data = config.data
+    augmentations = data.augmentation.to_dict()
+    return Uses(
+        image_size=data.image_size,
+        box=data.box,
+        crop=data.crop.to_dict(),
+        reach=augmentation.largest_reach(augmentations),
+        zoom=augmentation.largest_zoom(augmentations),
+    )
 
 
 def select_split(config: ConfigDict, workdir: Path, splits: Splits) -> list[wflw.Record]:
     """The faces that `evaluate.split` names."""
     split = config.evaluate.split
     if split in wflw.SUBSETS:
-        root = Path(config.data.root) if config.data.root else workdir / "faces"
-        return wflw.read_subset(root, split, splits.test)
+        return wflw.read_subset(data_root(config, workdir), split, splits.test)
     named = {"train": splits.training, "validation": splits.validation, "test": splits.test}
     if split not in named:
         expected = ", ".join([*named, *wflw.SUBSETS])

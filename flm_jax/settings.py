@@ -7,20 +7,21 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from flm_jax import protocols, smoothing, train_step
+from flm_jax import protocols, smoothing, torch_process, train_step
 from flm_jax.data import augmentation, drawn_faces, transforms
 from flm_jax.errors import InputError, check_keywords
 
 _SECTIONS = {
     "": "seed batch_size num_epochs average_decay non_finite compilation_cache data model loss "
-    "optimizer schedule log checkpoint evaluate predict",
-    "data": "root drawn drop_lines validation_fraction image_size box crop max_unreadable "
+    "optimizer schedule log checkpoint evaluate predict benchmark",
+    "data": "root prepared drawn drop_lines validation_fraction image_size box crop max_unreadable "
     "augmentation num_workers num_threads",
     "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
     "checkpoint": "every_steps keep_last keep_best failed_save",
     "evaluate": "split checkpoint boxes gains box_errors",
     "predict": "detector threshold overlays gains smoothing",
+    "benchmark": "against repeats seconds",
 }
 
 _LEAST = {
@@ -30,7 +31,7 @@ _LEAST = {
     "average_decay": 0,
     "data.image_size": 32,
     "data.num_workers": 0,
-    "data.num_threads": 1,
+    "data.num_threads": 0,
     "model.backbone.width": 1,
     "optimizer.clip_norm": 0,
     "optimizer.backbone_rate": 0,
@@ -46,12 +47,15 @@ _LEAST = {
     "checkpoint.every_steps": 1,
     "checkpoint.keep_last": 1,
     "checkpoint.keep_best": 1,
+    "benchmark.repeats": 1,
+    "benchmark.seconds": 0,
 }
 
 _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "non_finite": ("stop", "skip"),
     "checkpoint.failed_save": ("stop", "continue"),
+    "benchmark.against": ("", "torch"),
 }
 
 # What may change when a run continues, and all that must not when its weights are evaluated.
@@ -60,12 +64,14 @@ _FREE_ON_RESTART = (
     "compilation_cache",
     "data.max_unreadable",
     "data.root",
+    "data.prepared",
     "data.num_workers",
     "data.num_threads",
     "log",
     "checkpoint",
     "evaluate",
     "predict",
+    "benchmark",
     "num_epochs",
 )
 _FIXED_IN_EVALUATION = ("model", "data.image_size", "data.box", "data.crop")
@@ -103,6 +109,11 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             f"data.validation_fraction={config.data.validation_fraction}: expected a share of the "
             "training images between 0 and 1"
+        )
+    if config.benchmark.against == "torch" and config.loss.name not in torch_process.LOSSES:
+        raise InputError(
+            f"benchmark.against=torch: knows the losses {', '.join(torch_process.LOSSES)}, not "
+            f"loss.name={config.loss.name}"
         )
     which = str(config.evaluate.checkpoint)
     if which not in ("best", "last") and not which.isdecimal():

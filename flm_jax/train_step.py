@@ -7,7 +7,7 @@ batch.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -127,8 +127,9 @@ def pmap_train_step(
     average_decay: float = 0.0,
     *,
     skip_non_finite: bool = False,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """`train_step` on all devices; the state is donated. Batches are `[d, b/d, ...]`.
+    """`train_step` on all devices, or on some; the state is donated. Batches are `[d, b/d, ...]`.
 
     With `skip_non_finite`, a step whose loss or gradient is not finite changes the step alone.
     """
@@ -144,7 +145,7 @@ def pmap_train_step(
         step = _skip_non_finite(step)
     if jax.process_count() > 1:
         step = _with_stop(step)
-    return _pmap(step, out_axes=(None, None), donate_argnums=0)
+    return _pmap(step, out_axes=(None, None), donate_argnums=0, devices=devices)
 
 
 def _with_stop(step):
@@ -179,10 +180,15 @@ def pmap_max() -> Callable[[Any], Array]:
     return jax.pmap(partial(jax.lax.pmax, axis_name=AXIS), axis_name=AXIS, out_axes=None)
 
 
-def _pmap(step, out_axes, donate_argnums=()):
+def _pmap(step, out_axes, donate_argnums=(), devices=None):
     """`jax.pmap` over the batch, with the compiler's options for the device."""
     mapped = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, donate_argnums=donate_argnums
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=out_axes,
+        donate_argnums=donate_argnums,
+        devices=devices,
     )
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return mapped
@@ -208,12 +214,12 @@ def _known(options):
     return options
 
 
-def replicated() -> NamedSharding:
-    """How the mapped steps hold the state: whole, on every device.
+def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
+    """How the mapped steps hold the state: whole, on every device, of all or of those given.
 
     A state that comes in otherwise is moved, and costs the train step a second compilation.
     """
-    return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
+    return NamedSharding(Mesh(np.array(devices or jax.devices()), (AXIS,)), PartitionSpec())
 
 
 def split_over_devices(batch: dict[str, Any], num_devices: int) -> dict[str, Any]:
@@ -223,10 +229,11 @@ def split_over_devices(batch: dict[str, Any], num_devices: int) -> dict[str, Any
     }
 
 
-def put_on_devices(batch: dict[str, Any]) -> Batch:
-    """This process's batch `[b, ...]` on its devices as `[d, b/d, ...]`; copies meanwhile."""
-    devices = np.array(jax.local_devices())
-    sharding = NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec(AXIS))
+def put_on_devices(batch: dict[str, Any], devices: Sequence[jax.Device] | None = None) -> Batch:
+    """This process's batch `[b, ...]` on its devices, or those given, as `[d, b/d, ...]`; copies
+    meanwhile."""
+    devices = devices or jax.local_devices()
+    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
     return jax.device_put(split_over_devices(batch, len(devices)), sharding)
 
 

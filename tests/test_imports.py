@@ -18,6 +18,8 @@ SHELL = {
     "settings",
     "signals",
     "step_log",
+    "stopwatch",
+    "torch_process",
     "video",
     "work_folder",
 }
@@ -100,6 +102,14 @@ def test_every_module_has_its_tests():
         "train_state": "train_step",
         "predictor": "predict",
         "video": "predict",
+        "partial_folder": "prepared",
+        "prepared_face": "prepared",
+        "prepare": "prepared",
+        "bare_loop": "benchmark",
+        "benchmark_figures": "benchmark",
+        "benchmark_torch": "benchmark",
+        "stopwatch": "benchmark",
+        "torch_process": "benchmark",
         "workers": "input_pipeline",
     }
     assert {together.get(name, name) for name in own} <= tested

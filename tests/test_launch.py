@@ -16,7 +16,10 @@ from flm_jax.data import wflw
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mode=trian"], "value should be one of <train|evaluate|predict|export|preview>"),
+        (
+            ["--mode=trian"],
+            "value should be one of <train|evaluate|predict|export|benchmark|preview|prepare>",
+        ),
         (["--config.batchsize=3"], "batchsize"),
         (["--config.batch_size=many"], "many"),
         (["--config.data.root=nowhere", "--config.data.drawn.train=0"], "wywu.github.io"),

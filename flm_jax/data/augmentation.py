@@ -117,16 +117,22 @@ def largest_reach(settings: Settings) -> float:
     take up to three pixels of the crop more). For crops that are not smaller than their box.
     """
 
-    def most(name: str) -> float:
-        on = settings[name]["probability"] > 0
-        return SDS * settings[name]["sd"] if on else 0.0
-
-    angle = min(np.deg2rad(most("rotation")), np.pi / 4)  # |cos| + |sin| is largest at 45 degrees.
+    angle = np.deg2rad(_most(settings["rotation"]))
+    angle = min(angle, np.pi / 4)  # |cos| + |sin| is largest at 45 degrees.
     turned = np.cos(angle) + np.sin(angle)
-    stretched = np.exp(most("scale") + most("aspect") / 2)
+    stretched = np.exp(_most(settings["scale"]) + _most(settings["aspect"]) / 2)
     # Along one side a square may move by the jitter while the other makes it grow by twice that.
-    jittered = 1 + 4 * most("box_jitter")
-    return float(jittered * (1 + 2 * most("shift")) * stretched * turned)
+    jittered = 1 + 4 * _most(settings["box_jitter"])
+    return float(jittered * (1 + 2 * _most(settings["shift"])) * stretched * turned)
+
+
+def largest_zoom(settings: Settings) -> float:
+    """How many times as large as without augmentation the strongest draw shows a pixel, at most.
+
+    For crops that are not smaller than their box.
+    """
+    stretched = np.exp(_most(settings["scale"]) + _most(settings["aspect"]) / 2)
+    return float(stretched / (1 - 2 * _most(settings["box_jitter"])))
 
 
 def distort(
@@ -221,6 +227,11 @@ def _draw(rng, setting, count):
     while (outside := np.abs(draw) > SDS).any():
         draw[outside] = rng.standard_normal(np.count_nonzero(outside))
     return setting["sd"] * draw
+
+
+def _most(setting) -> float:
+    """The largest number that `_draw` gives."""
+    return SDS * setting["sd"] if setting["probability"] > 0 else 0.0
 
 
 def _uniform(rng, setting):

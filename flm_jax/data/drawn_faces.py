@@ -9,13 +9,10 @@ those that the features are painted from, and each attribute follows from how th
 import argparse
 import concurrent.futures
 import contextlib
-import fcntl
 import functools
 import json
 import multiprocessing
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from tqdm import tqdm
 
 from flm_jax.data import wflw
 from flm_jax.data.drawing.picture import DrawnFace, DrawnPicture, draw_picture, num_faces
+from flm_jax.data.partial_folder import partial_folder
 from flm_jax.data.workers import start_worker
 from flm_jax.errors import InputError
 
@@ -59,13 +57,7 @@ def draw_dataset(
             raise InputError(f"drawn faces: {name}={settings[name]}, expected at least {least}")
     if _is_reusable(root, settings):
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(root)
-    partial = root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
-    partial.mkdir()
-    held = os.open(partial, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)  # For as long as this process lives.
-    try:
+    with partial_folder(root) as partial:
         _draw_into(partial, settings, workers if workers is not None else os.cpu_count() or 1)
         try:
             partial.rename(root)
@@ -73,21 +65,6 @@ def draw_dataset(
             # Another run may have put the same folder there meanwhile.
             if not _is_reusable(root, settings):
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(held)
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Removes what killed drawings of `root` have left."""
-    for partial in root.parent.glob(f".{root.name}.*.partial"):
-        with contextlib.suppress(OSError):  # Another process draws it, or removes it.
-            held = os.open(partial, os.O_RDONLY)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(partial)
-            finally:
-                os.close(held)
 
 
 def _is_reusable(root: Path, settings: dict[str, int]) -> bool:

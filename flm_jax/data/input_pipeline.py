@@ -21,14 +21,16 @@ from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.data import augmentation, transforms
+from flm_jax.data.prepared_face import cut_face, read_face
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
-from flm_jax.data.workers import start_worker
+from flm_jax.data.workers import num_cores, start_worker
 from flm_jax.errors import InputError
 from flm_jax.landmarks import MIRROR
 
 _PADDING = -1
 _PIECE_TRIES = 8
+_MOST_THREADS = 16
 
 
 class WorkerError(InputError):
@@ -178,8 +180,7 @@ class ReadBatch:
 
     def _cut(self, record, crop_from_image):
         image_from_crop = geometry.invert(crop_from_image)
-        image = transforms.read_image(record)
-        return transforms.crop_image(image, image_from_crop, self.image_size), image_from_crop
+        return cut_face(record, image_from_crop, self.image_size), image_from_crop
 
     def _cut_any(self, rng):
         """The crop of any face that can be read, which pieces are cut from."""
@@ -213,7 +214,8 @@ def batches(
         records: what the rows count.
         image_size, box, crop, augmentation, mirror: of `ReadBatch`.
         num_workers: worker processes; 0 reads in threads of this process.
-        num_threads: threads of every process; each holds one batch, and one more waits for each.
+        num_threads: threads of every process; 0: what `default_threads` says. Each process holds
+            so many batches at a time, and two more.
         start: the first batch.
         at_unreadable: called with the row of a picture that can't be read, when its batch is due.
             Its sample is empty then, with mask 0. None: PictureError.
@@ -226,10 +228,11 @@ def batches(
 
     if start >= len(order):
         return
+    num_threads = num_threads or default_threads(num_workers)
     dataset = (
         grain.MapDataset.range(start, len(order))
         .map(ReadBatch(order, records, image_size, box, crop, augmentation, mirror).map)
-        .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads))
+        .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=num_threads + 2))
     )
     if num_workers:
         options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
@@ -261,10 +264,20 @@ def batches(
         iterator.close()
 
 
+def default_threads(num_workers: int) -> int:
+    """One for each core that this process may use, shared by the processes; at most 16 together.
+
+    More would hold many batches, and wait for one another's turn in Python.
+    """
+    return max(1, min(_MOST_THREADS, num_cores()) // max(1, num_workers))
+
+
 def picture_error(record: Record) -> PictureError:
     """Why a picture can't be read."""
     try:
         transforms.read_image(record)
+        if record.shard:
+            read_face(record)
     except PictureError as error:
         return error
     return PictureError(f"{record.place}: could not be read a moment ago, and can be now")

@@ -17,13 +17,15 @@ from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
 
 # Bilinear interpolation reads 2 x 2 pixels: shrinking by more than this skips some and aliases.
-_MAX_SHRINK = 1.5
+MAX_SHRINK = 1.5
+
+_NORMALISED = np.arange(256, dtype=np.float32) * np.float32(2 / 255) - 1
 
 # OpenCV's warpAffine takes no larger picture.
 _MAX_SIDE = 32_766
 
 BOXES = ("rectangle", "landmarks")
-_MAX_FILE_SIZE = 2**28
+MAX_FILE_SIZE = 2**28
 
 
 class PictureError(InputError):
@@ -52,7 +54,7 @@ def read_picture(path: str, place: str, *, upright: bool = False) -> UInt8[ndarr
     """
     try:
         with open(path, "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > _MAX_FILE_SIZE:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_SIZE:
                 raise PictureError(f"{place}: {size} bytes are too many for a picture")
             content = file.read()
     except OSError as error:
@@ -120,16 +122,19 @@ def crop_image(
 
 
 def normalise(crop: UInt8[ndarray, "h w 3"], out: Float[ndarray, "h w 3"]) -> None:
-    """Writes (x - 0.5) / 0.5 of the crop's x in [0, 1] to `out`, RGB from BGR."""
-    np.multiply(crop[..., ::-1], np.float32(2 / 255), out=out)
-    out -= 1
+    """Writes (x - 0.5) / 0.5 of the crop's x in [0, 1] to `out`, RGB from BGR, by a table.
+
+    `out` is contiguous: OpenCV would fill another array else.
+    """
+    assert out.flags.c_contiguous
+    cv2.LUT(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), _NORMALISED, dst=out)
 
 
 def _reduce(image, image_from_crop, size):
     """Area-reduces the part of the image under the crop, where the crop would shrink it."""
     # The length of a row is how many pixels of the image, in x or in y, one step in the crop spans.
     shrink = np.hypot(image_from_crop[:, 0], image_from_crop[:, 1])
-    if shrink.max() <= _MAX_SHRINK:
+    if shrink.max() <= MAX_SHRINK:
         return image, image_from_crop
     height, width = image.shape[:2]
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5

@@ -58,6 +58,8 @@ class Record:
         landmarks: f32[98, 2], pixels of the image.
         box: f32[4], the annotated rectangle (xmin, ymin, xmax, ymax), pixels.
         attributes: bool[6], in the order of `ATTRIBUTES`.
+        shard: the shard of prepared faces that it is read from, and `shard_row`, its place there;
+            '': it is read from the picture.
     """
 
     list_path: str
@@ -67,6 +69,8 @@ class Record:
     landmarks: Float[ndarray, "98 2"]
     box: Float[ndarray, "4"]
     attributes: Bool[ndarray, "6"]
+    shard: str = ""
+    shard_row: int = 0
 
     @property
     def place(self) -> str:

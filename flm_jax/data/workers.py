@@ -1,4 +1,4 @@
-"""What a worker process does first: it leaves stopping to its parent, and ends with it."""
+"""How many cores there are, and what a worker process does first."""
 
 import multiprocessing
 import os
@@ -9,8 +9,18 @@ import time
 import cv2
 
 
+def num_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def start_worker(*_: object) -> None:
-    """Called in the worker. Signals reach the whole group; the parent decides what they mean."""
+    """Called in the worker: it leaves stopping to its parent, and ends with it.
+
+    Signals reach the whole group; the parent decides what they mean.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)

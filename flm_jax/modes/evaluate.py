@@ -57,6 +57,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     with processes.first_alone():
         splits = experiment.read_splits(config, workdir)
     records = experiment.select_split(config, workdir, splits)
+    processes.say(experiment.describe_source(config, workdir))
     targets = np.stack([record.landmarks for record in records])
     boxes = np.stack([record.box for record in records])
     training = splits.training + splits.validation

@@ -31,4 +31,5 @@ def run(config: ConfigDict, workdir: Path) -> None:
     sheet = images[:_FACES], np.stack(landmarks[:_FACES]), titles[:_FACES]
     path = workdir / "preview.png"
     work_folder.write_atomically(path, lambda new: visualization.draw_faces(new, *sheet))
+    print(experiment.describe_source(config, workdir))
     print(f"{path}: {len(sheet[0])} training faces of {config.data.image_size} px")

@@ -94,6 +94,7 @@ def _train(
             workdir / "config.json", lambda path: path.write_text(config.to_json(indent=2) + "\n")
         )
     start = int(state.step)
+    processes.say(experiment.describe_source(config, workdir))
     _announce(splits, order, start)
     if signal := stop.settle():
         processes.say(f"stopped by {Signals(signal).name} before a step: nothing to save")

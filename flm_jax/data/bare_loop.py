@@ -1,0 +1,121 @@
+"""The loader's limit: the same decoding and cropping in a plain loop of OpenCV, and no more.
+
+Each process holds the bytes of some faces in memory and nothing else to wait for.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from flm_jax import geometry
+from flm_jax.data import transforms
+from flm_jax.data.prepared_face import read_content
+from flm_jax.data.wflw import Record
+from flm_jax.data.workers import start_worker
+
+_READY_WITHIN = 60  # seconds, of the processes
+
+
+class Sample(NamedTuple):
+    """A face for the loop: its encoded picture, and the map from the crop to that picture."""
+
+    content: bytes
+    picture_from_crop: Float[ndarray, "2 3"]
+
+
+class Rates(NamedTuple):
+    """Images a second: `decode` alone, and the `loop` that decodes, warps and normalises."""
+
+    decode: float
+    loop: float
+
+
+def samples(
+    records: Sequence[Record], image_size: int, box: str, crop: Mapping[str, Any]
+) -> list[Sample]:
+    """The faces' plain crops, from prepared faces or from the pictures, as the records say."""
+    found = []
+    for record in records:
+        crop_from_image = transforms.crop_from_image(
+            transforms.face_box(record, box), image_size, **crop
+        )
+        content, image_from_picture = read_content(record)
+        picture_from_image = geometry.invert(image_from_picture)
+        found.append(
+            Sample(content, geometry.compose(picture_from_image, geometry.invert(crop_from_image)))
+        )
+    return found
+
+
+def measure(faces: Sequence[Sample], image_size: int, batch_size: int, seconds: float) -> Rates:
+    """The rates of this process, with one thread: each is measured for `seconds`."""
+    cv2.setNumThreads(1)
+    decode = _rate(lambda i: _decode(faces[i % len(faces)]), seconds)
+    # Like the loader's, every batch is a new array.
+    batch = np.zeros((batch_size, image_size, image_size, 3), np.float32)
+
+    def loop(i):
+        nonlocal batch
+        face, place = faces[i % len(faces)], i % batch_size
+        if place == 0:
+            batch = np.zeros_like(batch)
+        crop = transforms.crop_image(_decode(face), face.picture_from_crop, image_size)
+        transforms.normalise(crop, out=batch[place])
+
+    return Rates(decode, _rate(loop, seconds))
+
+
+@contextlib.contextmanager
+def in_processes(count: int, faces: Sequence[Sample], image_size: int, batch_size: int) -> Iterator:
+    """Gives a function of `seconds`: `measure` in `count` processes at a time, their sum."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(count)
+    with concurrent.futures.ProcessPoolExecutor(
+        count, context, _start, (barrier, list(faces))
+    ) as pool:
+
+        def measured(seconds: float) -> Rates:
+            job = functools.partial(_measure_together, image_size, batch_size)
+            rates = list(pool.map(job, count * [seconds]))
+            return Rates(*(sum(values) for values in zip(*rates, strict=True)))
+
+        yield measured
+
+
+def _rate(run, seconds) -> float:
+    start, count = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds or not count:
+        run(count)
+        count += 1
+    return count / elapsed
+
+
+def _decode(face):
+    return cv2.imdecode(
+        np.frombuffer(face.content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    )
+
+
+# Of a worker process, which `_start` fills.
+_barrier: Any = None
+_faces: list[Sample] = []
+
+
+def _start(barrier, faces):
+    global _barrier, _faces
+    start_worker()
+    _barrier, _faces = barrier, faces
+
+
+def _measure_together(image_size, batch_size, seconds):
+    _barrier.wait(_READY_WITHIN)
+    return measure(_faces, image_size, batch_size, seconds)

@@ -1,0 +1,282 @@
+"""--mode benchmark: how fast each stage is, alone and together, beside what limits it.
+
+The measurements take turns for `benchmark.repeats` rounds, so that a machine that slows down slows
+them all. The figures are medians; `spread` has the slowest and the fastest round.
+"""
+
+import collections
+import contextlib
+import itertools
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from flm_jax import experiment, settings, work_folder
+from flm_jax.benchmark_figures import format_table, summarise
+from flm_jax.data import bare_loop
+from flm_jax.data.input_pipeline import default_threads
+from flm_jax.data.workers import num_cores
+from flm_jax.errors import InputError
+from flm_jax.models.resnet import fold_batch_norm
+from flm_jax.stopwatch import Compilations, calls_per_second, peak_bytes, seconds_since_start
+from flm_jax.torch_process import TorchProcess, torch_process
+from flm_jax.train_state import create_train_state
+from flm_jax.train_step import pmap_eval_step, pmap_train_step, put_on_devices, replicated
+
+_BARE_FACES = 64  # that a process of the bare loop holds
+
+# Of the square matrices whose product is the peak that utilisation refers to.
+_MATRIX = {"cpu": 4096}
+_LARGE_MATRIX = 8192
+
+_ENDLESS = 10**6  # epochs
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Measures what the config describes, on the devices that are there; writes benchmark.json.
+
+    Raises:
+        InputError: the config, the data or the work folder can't be used, or PyTorch where it is
+            asked for.
+    """
+    if config.benchmark.against == "torch":
+        # Both need memory on a GPU.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    settings.check(config)
+    if jax.process_count() > 1:
+        raise InputError("--mode benchmark: measures one process; start it as one")
+    work_folder.make(workdir)
+    experiment.enable_compilation_cache(config, workdir)
+    compilations = Compilations()
+    config = config.copy_and_resolve_references()
+    given = settings.as_json(config)
+    config.num_epochs = _ENDLESS
+    with contextlib.ExitStack() as stack:
+        records = experiment.read_splits(config, workdir).training
+        print(experiment.describe_source(config, workdir))
+        steps = _Steps(config, records)  # Takes the first.
+        figures: dict[str, Any] = {
+            "config": given,
+            "device": jax.devices()[0].device_kind,
+            "num_devices": jax.device_count(),
+            "processor": platform.processor() or platform.machine(),
+            "num_cores": num_cores(),
+            "faces_read_from": config.data.prepared or "pictures",
+            "start_to_first_step_seconds": seconds_since_start(),
+            "compilation": compilations.summary(),
+        }
+        steps.warm_up()
+        figures["model_flops_per_image"] = steps.count_flops()
+        figures["host_peak_bytes"] = peak_bytes()
+        figures["device_bytes"] = steps.device_bytes()
+        measures = _measures(config, records, steps, stack)
+        rival = None
+        if config.benchmark.against == "torch":
+            rival = stack.enter_context(_torch(config))
+            figures["torch"] = rival.about
+            measures |= {
+                f"torch_{kind}": partial(_ask, rival, kind, config.benchmark.seconds)
+                for kind in ("train", "eval")
+            }
+        rates = _take_turns(measures, config.benchmark.repeats)
+    figures |= summarise(rates, figures)
+    text = json.dumps(figures, indent=2) + "\n"
+    work_folder.write_atomically(workdir / "benchmark.json", lambda path: path.write_text(text))
+    print(format_table(figures))
+
+
+class _Steps:
+    """The mapped train and eval step on a batch of the loader, after their first step."""
+
+    def __init__(self, config: ConfigDict, records: list):
+        self._config = config
+        model = experiment.build_model(config)
+        self._face_loss = experiment.build_face_loss(config)
+        self._schedule = experiment.build_schedule(config, len(records))
+        self._optimizer = experiment.build_optimizer(config, self._schedule)
+        self._model = model
+        with contextlib.closing(experiment.training_batches(config, records, 0)) as batches:
+            self.batch = next(batches)
+        self._given = experiment.starting_values(config, model, records)
+        self._state = self._create_state(None)
+        self._train_step = self._map(None)
+        self._on_devices = put_on_devices(self.batch)
+        jax.block_until_ready(self.train())
+
+    def _create_state(self, devices):
+        config = self._config
+        return create_train_state(
+            *(self._model, self._optimizer, jax.random.key(config.seed), config.data.image_size),
+            replicated(devices),
+            averaged=config.average_decay > 0,
+            given=self._given,
+        )
+
+    def _map(self, devices):
+        return pmap_train_step(
+            *(self._model, self._optimizer, self._face_loss, self._schedule),
+            self._config.average_decay,
+            skip_non_finite=self._config.non_finite == "skip",
+            devices=devices,
+        )
+
+    def train(self, batch: dict[str, Any] | None = None) -> Any:
+        batch = self._on_devices if batch is None else put_on_devices(batch)
+        self._state, scalars = self._train_step(self._state, batch)
+        return scalars["loss"]
+
+    def evaluate(self) -> Any:
+        return self._eval_step(self._variables, self._on_devices)["loss"]
+
+    def on_one_device(self) -> Callable[[], Any]:
+        """The train step on one device, with its share of the batch."""
+        device = jax.local_devices()[:1]
+        share = len(self.batch["mask"]) // jax.local_device_count()
+        batch = put_on_devices({k: v[:share] for k, v in self.batch.items()}, device)
+        state, step = self._create_state(device), self._map(device)
+
+        def train():
+            nonlocal state
+            state, scalars = step(state, batch)
+            return scalars["loss"]
+
+        jax.block_until_ready([train() for _ in range(2)])
+        return train
+
+    def warm_up(self) -> None:
+        """Makes the eval step, and takes both steps."""
+        self._folded = experiment.build_model(self._config, folded=True)
+        self._eval_step = pmap_eval_step(self._folded, self._face_loss)
+        # Copies: the next step takes the memory of the state.
+        folded = fold_batch_norm(self._state.averaged_variables)
+        self._variables = jax.tree.map(jnp.copy, folded)
+        for _ in range(2):
+            jax.block_until_ready((self.train(), self.evaluate()))
+
+    def count_flops(self) -> dict[str, float]:
+        """Of an image, as XLA counts the network's; a backward pass costs two forward ones."""
+        image = jax.ShapeDtypeStruct((1, *self.batch["image"].shape[1:]), jnp.float32)
+        apply = jax.jit(lambda variables, image: self._folded.apply(variables, image, train=False))
+        cost: Any = apply.lower(self._variables, image).cost_analysis()
+        return {"eval": cost["flops"], "train": 3 * cost["flops"]}
+
+    def device_bytes(self) -> int:
+        """The most that a device has had in use; where it does not tell, what arrays hold now."""
+        stats = jax.local_devices()[0].memory_stats()
+        if stats:
+            return stats["peak_bytes_in_use"]
+        return sum(array.nbytes for array in jax.live_arrays())
+
+
+def _torch(config: ConfigDict) -> contextlib.AbstractContextManager[TorchProcess]:
+    optimizer = config.optimizer.to_dict()
+    for name in ("backbone_rate", "accumulate"):  # Of the same cost, or of a part of the steps.
+        optimizer.pop(name)
+    return torch_process(
+        {
+            "gpu": jax.default_backend() == "gpu",
+            "num_threads": num_cores(),
+            "batch_size": config.batch_size,
+            "image_size": config.data.image_size,
+            "dtype": config.model.dtype,
+            "backbone": config.model.backbone.to_dict(),
+            "loss": config.loss.to_dict(),
+            "clip_norm": optimizer.pop("clip_norm"),
+            "optimizer": optimizer,
+            "average_decay": config.average_decay,
+            "choose_seconds": config.benchmark.seconds,
+        }
+    )
+
+
+def _ask(rival, kind, seconds):
+    return {f"torch_{kind}": rival.rate(kind, seconds)}
+
+
+def _measures(config, records, steps, stack) -> dict[str, Callable[[], dict[str, float]]]:
+    """What is measured in every round: each gives rates in images a second, or FLOP a second."""
+    seconds, size, images = config.benchmark.seconds, config.data.image_size, config.batch_size
+    data = config.data
+    chosen = [records[i] for i in np.linspace(0, len(records) - 1, _BARE_FACES).astype(int)]
+    faces = bare_loop.samples(chosen, size, data.box, data.crop.to_dict())
+    bare = stack.enter_context(bare_loop.in_processes(num_cores(), faces, size, images))
+
+    def alone():
+        found = bare_loop.measure(faces, size, images, seconds)
+        return {"decode_limit_one_thread": found.decode, "bare_loop_one_thread": found.loop}
+
+    def on_all_cores():
+        found = bare(seconds)
+        return {"decode_limit": found.decode, "bare_loop": found.loop}
+
+    last: dict[str, float] = {}
+    # Batches that wait when nobody takes any.
+    buffered = 2 + (data.num_threads or default_threads(data.num_workers))
+
+    def loader():
+        with contextlib.closing(experiment.training_batches(config, records, 0)) as batches:
+            for _ in itertools.islice(batches, buffered):
+                pass
+            rate = images * calls_per_second(lambda: next(batches), seconds)
+        last["loader"] = rate
+        return {"loader": rate}
+
+    def end_to_end():
+        with contextlib.closing(experiment.training_batches(config, records, 0)) as batches:
+            jax.block_until_ready(steps.train(next(batches)))
+            if last["loader"] > last["train"]:  # The buffers fill, or else they are used up.
+                time.sleep(1.5 * buffered * images / last["loader"])
+            else:
+                for _ in range(buffered):
+                    jax.block_until_ready(steps.train(next(batches)))
+            rate = calls_per_second(lambda: steps.train(next(batches)), seconds)
+        return {"end_to_end": images * rate}
+
+    def train():
+        last["train"] = images * calls_per_second(steps.train, seconds)
+        return {"train": last["train"]}
+
+    found: dict[str, Callable[[], dict[str, float]]] = {
+        "train": train,
+        "eval": lambda: {"eval": images * calls_per_second(steps.evaluate, seconds)},
+        "loader": loader,
+        "end_to_end": end_to_end,
+        "on_all_cores": on_all_cores,
+        "alone": alone,
+        "matrix_product": _matrix_product(config.model.dtype, seconds),
+    }
+    if jax.device_count() > 1:
+        one, share = steps.on_one_device(), images // jax.device_count()
+        found["one_device"] = lambda: {"train_one_device": share * calls_per_second(one, seconds)}
+    return found
+
+
+def _matrix_product(dtype, seconds) -> Callable[[], dict[str, float]]:
+    """FLOP a second of a large product, on one device."""
+    size = _MATRIX.get(jax.default_backend(), _LARGE_MATRIX)
+    matrix = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(matrix))
+    return lambda: {
+        "matrix_product_flops": 2 * size**3 * calls_per_second(lambda: product(matrix), seconds)
+    }
+
+
+def _take_turns(measures, repeats) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = collections.defaultdict(list)
+    for turn in range(repeats):
+        print(f"round {turn + 1} of {repeats}: {', '.join(measures)}", flush=True)
+        for measure in measures.values():
+            for name, rate in measure().items():
+                rates[name].append(rate)
+    return rates
