@@ -38,7 +38,9 @@ def main(_: list[str]) -> None:
     from flm_jax.errors import InputError
 
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.ERROR)  # Orbax tells every step of its work otherwise.
+        # Orbax tells every step of its work otherwise, and every error with stack traces before
+        # it raises it.
+        logging.set_verbosity(logging.FATAL)
 
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")

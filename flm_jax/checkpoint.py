@@ -11,8 +11,10 @@ import logging
 import math
 import os
 import shutil
+import sys
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +361,27 @@ class Checkpoints:
                 shutil.rmtree(checkpoint, ignore_errors=True)
             if at_rest:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def told_once() -> Iterator[None]:
+    """Keeps Orbax's threads from printing the stack traces of what `Checkpoints` raises."""
+    of_threads, of_callbacks = threading.excepthook, sys.unraisablehook
+
+    def in_thread(error):
+        if not type(error.thread).__module__.startswith("orbax."):
+            of_threads(error)
+
+    def in_callback(error):
+        # TensorStore's threads answer an event loop that has ended with the first error.
+        if str(error.exc_value) != "Event loop is closed":
+            of_callbacks(error)
+
+    threading.excepthook, sys.unraisablehook = in_thread, in_callback
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = of_threads, of_callbacks
 
 
 def _no_checkpoint(folder: Path) -> str:

@@ -99,9 +99,10 @@ def limit(process, size):
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-# The checkpoints are the only large files.
+# The checkpoints are the only large files, each of one array at least that can't be written whole:
+# how Orbax spreads the others over files is different every time.
 LARGE = ("--config.model.backbone.width=32", "--config.compilation_cache=off")
-FULL = 100_000
+FULL = 20_000
 
 
 def test_a_save_that_fails_ends_the_run_with_an_error(faces_root, tmp_path):
@@ -110,6 +111,7 @@ def test_a_save_that_fails_ends_the_run_with_an_error(faces_root, tmp_path):
     assert process.returncode == 1, output
     assert "error: " in output
     assert "a checkpoint could not be saved" in output
+    assert "Traceback" not in output
     assert "mean shape NME" not in output
     # At once: not after the four epochs.
     assert len([row for row in read_log(tmp_path) if "epoch" in row]) < 4
@@ -124,6 +126,7 @@ def test_without_a_last_checkpoint_no_run_succeeds(faces_root, tmp_path):
     assert process.returncode == 1, output
     assert "warning: " in output
     assert re.search("error: .*a checkpoint could not be saved", output)
+    assert "Traceback" not in output
     assert "mean shape NME" not in output
     assert len([row for row in read_log(tmp_path) if "epoch" in row]) == 4
     assert not any((tmp_path / "checkpoints").iterdir())
@@ -137,6 +140,7 @@ def test_a_run_may_outlast_a_full_disk(faces_root, tmp_path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "warning: " in output
+    assert "Traceback" not in output
     step, state = read_state(tmp_path)
     assert step == 60
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from flm_jax import experiment, metrics, processes, settings, visualization, work_folder
-from flm_jax.checkpoint import Checkpoints, DamagedError, Progress, SaveError
+from flm_jax.checkpoint import Checkpoints, DamagedError, Progress, SaveError, told_once
 from flm_jax.data import input_pipeline
 from flm_jax.data.input_pipeline import WorkerError
 from flm_jax.data.transforms import PictureError
@@ -60,7 +60,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     keep = config.checkpoint
     checkpoints = Checkpoints(workdir, keep_last=keep.keep_last, keep_best=keep.keep_best)
     with collect_signals() as received:
-        with contextlib.closing(checkpoints):
+        with told_once(), contextlib.closing(checkpoints):
             signal = _train(config, workdir, splits, checkpoints, StopAgreement(received))
         if processes.is_first():
             rows = read_metrics(workdir)
