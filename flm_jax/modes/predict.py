@@ -26,6 +26,7 @@ from flm_jax import (
     work_folder,
 )
 from flm_jax.data import transforms, wflw
+from flm_jax.data.input_pipeline import default_threads
 from flm_jax.detector import load_detector
 from flm_jax.errors import InputError
 from flm_jax.head_pose import estimate_pose
@@ -160,8 +161,8 @@ def _look(job: _Job, predictor, detect, keep: bool) -> _Seen:
 
 def _predict_pictures(config, predictor, detect, jobs, folder, received):
     """The entries, in the order of the jobs or of the file of boxes, and what went wrong."""
-    chosen, threads = config.predict, config.data.num_threads
-    gains = chosen.gains
+    chosen, gains = config.predict, config.predict.gains
+    threads = config.data.num_threads or default_threads(0)
     keep = chosen.overlays or gains.two_pass or gains.mirror or gains.jitters > 0
     # Read ahead a batch's worth; where the pictures stay, only what keeps the threads at work.
     ahead = 2 * threads if keep else max(2 * threads, predictor.batch_size)
