@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import wflw_resnet50
 
 
-def get_config(rung: str = "light") -> ConfigDict:
+def get_config(rung: str = "adamw") -> ConfigDict:
     if rung not in CHANGES:
         raise ValueError(f"ladder.py:{rung}: expected one of {', '.join(CHANGES)}")
     config = wflw_resnet50.get_config()
@@ -45,6 +45,10 @@ def _mean_shape(config):
 
 def _square(config):
     config.data.crop.update({"margin": 0.0, "factor": 1.15, "square": True})
+
+
+def _stretched(config):
+    config.data.crop.square = False
 
 
 def _l1(config):
@@ -83,10 +87,11 @@ CHANGES: dict[str, Callable[[ConfigDict], None]] = {
     "cosine": _cosine,
     "rate": _rate,
     "mirror": _mirror,
-    # Not yet measured:
     "geometry": _geometry,
     "square": _square,
+    "stretched": _stretched,
+    "light": _light,
+    # Not yet measured:
     "l1": _l1,
     "adamw": _adamw,
-    "light": _light,
 }

@@ -22,6 +22,9 @@ def get_config() -> ConfigDict:
     augmentation.rotation.update({"probability": 0.5, "sd": 10.0})
     augmentation.scale.update({"probability": 0.5, "sd": 0.05})
     augmentation.shift.update({"probability": 0.5, "sd": 0.02})
+    augmentation.brightness.probability = 0.3
+    augmentation.contrast.probability = 0.3
+    config.data.crop.update({"margin": 0.0, "factor": 1.15})
     config.model.mean_shape = True
     config.schedule = ConfigDict(
         {"name": "cosine", "learning_rate": 2e-3, "warmup": 0.05, "final": 0.0}

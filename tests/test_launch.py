@@ -91,7 +91,7 @@ RECIPES = [
     "wflw_resnet50_strong",
     "wflw_resnet50_48px",
     "wflw_resnet18_128px",
-    "ladder:light",
+    "ladder:adamw",
 ]
 
 
