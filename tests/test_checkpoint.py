@@ -101,6 +101,23 @@ def test_a_checkpoint_that_lacks_its_validation_loss_is_not_the_best(tmp_path):
         assert checkpoints.find("best") == 30
 
 
+def score_file(workdir, step):
+    return workdir / "checkpoints" / str(step) / "validation_loss" / "score.json"
+
+
+def test_a_validation_loss_that_was_changed_is_lost(tmp_path):
+    """Though it is a number still, and would be the best."""
+    save(tmp_path, {10: 5.0, 20: 2.0})
+    save(tmp_path, {30: 7.0})
+    path = score_file(tmp_path, 30)
+    changed = path.read_text().replace("7.0", "1.0")
+    assert changed != path.read_text()
+    path.write_text(changed)
+    with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+        assert not checkpoints.is_validated(30)
+        assert checkpoints.find("best") == 20
+
+
 def test_what_a_killed_save_left_is_removed(tmp_path):
     save(tmp_path, {10: 5.0})
     litter = tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp"
@@ -245,6 +262,17 @@ def test_a_validation_loss_may_follow_later(tmp_path):
         assert checkpoints.find("best") == 20
     save(tmp_path, {30: 4.0})
     assert steps_in(tmp_path) == [20, 30]
+
+
+def test_a_validation_loss_that_follows_replaces_the_file_whole(tmp_path):
+    """A kill in the middle leaves the old one: who has it open reads it to its end."""
+    save(tmp_path, {10: None})
+    path = score_file(tmp_path, 10)
+    old, names = path.read_text(), {file.name for file in path.parent.iterdir()}
+    with open(path) as opened, contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.set_validation_loss(10, 3.0)
+        assert opened.read() == old != path.read_text()
+    assert {file.name for file in path.parent.iterdir()} == names
 
 
 def test_what_is_no_longer_kept_leaves_nothing_behind(tmp_path):
