@@ -44,6 +44,15 @@ def test_what_no_checkpoint_kept_is_cut_off(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
 
 
+def test_the_lines_are_cut_off_in_a_file_that_replaces_the_old_one_whole(tmp_path):
+    """A kill in the middle leaves the old one: who has it open reads it to its end."""
+    write(tmp_path, 0, [1, 2, 3, 4])
+    with open(tmp_path / "metrics.jsonl") as opened:
+        write(tmp_path, 2, [])
+        assert len(opened.readlines()) == 4
+    assert len(read_metrics(tmp_path)) == 2
+
+
 def test_an_unfinished_last_line_is_left_out(tmp_path):
     write(tmp_path, 0, [1, 2])
     with open(tmp_path / "metrics.jsonl", "a") as file:
