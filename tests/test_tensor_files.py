@@ -1,5 +1,7 @@
 import json
 import struct
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -63,6 +65,21 @@ def test_torchs_files_are_read_where_torch_is_installed(tmp_path):
     torch.save({"a": print}, path)  # What only the file's own code could make.
     with pytest.raises(InputError, match="not a state dict of tensors"):
         tensor_files.read_tensors(path)
+
+
+def test_nothing_but_tensors_is_unpickled(tmp_path, monkeypatch):
+    """Where torch is not installed, too: what else a file holds would be executed."""
+    asked = {}
+
+    def load(path, **settings):
+        asked.update(settings)
+        return {}
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"x")
+    assert tensor_files.read_tensors(path) == {}
+    assert asked["weights_only"] is True
 
 
 def header_only(header):
