@@ -78,3 +78,16 @@ def test_the_unfinished_files_of_killed_processes_are_removed(tmp_path):
         (tmp_path / name).write_text("x")
     work_folder.remove_litter(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_training_removes_them_as_it_starts(tmp_path):
+    """Before anything else: this one finds no faces."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    (workdir / f".{ended.pid}.loss_curve.png").write_text("x")
+    code, output = run(*tiny(tmp_path / "nowhere" / "faces", workdir))
+    assert code == 1
+    assert "no such folder" in output
+    assert not list(workdir.glob(".*"))
