@@ -3,6 +3,7 @@
 import re
 import resource
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -130,6 +131,17 @@ def test_without_a_last_checkpoint_no_run_succeeds(faces_root, tmp_path):
     assert "mean shape NME" not in output
     assert len([row for row in read_log(tmp_path) if "epoch" in row]) == 4
     assert not any((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_stopped_run_does_not_say_that_it_is_saved_where_it_is_not(faces_root, tmp_path):
+    more = ("--config.checkpoint.failed_save=continue", "--config.num_epochs=500")
+    process = start_limited(*tiny(faces_root, tmp_path, *LARGE, *more))
+    wait_for(process, lambda: count_lines(tmp_path / "metrics.jsonl") >= 1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    assert re.search("error: .*a checkpoint could not be saved", output)
+    assert "which is saved" not in output
 
 
 def test_a_run_may_outlast_a_full_disk(faces_root, tmp_path):
