@@ -14,12 +14,17 @@ from test_signals import children
 from test_train import count_lines, read_log, read_state, run, start, tiny, wait_for
 from tqdm import tqdm
 
+from configs import demo
 from flm_jax.checkpoint import Progress
 from flm_jax.data import wflw
 from flm_jax.data.input_pipeline import TrainingOrder
 from flm_jax.data.transforms import PictureError
 from flm_jax.errors import InputError
+from flm_jax.metrics import nme
+from flm_jax.modes import train
+from flm_jax.predictor import Predictions
 from flm_jax.step_log import StepLog, Unreadable, describe_step
+from flm_jax.train_state import TrainState
 
 
 @pytest.fixture
@@ -185,6 +190,20 @@ def test_an_unreadable_picture_is_told_of_and_counted_once(train_records, tmp_pa
     assert str(unreadable).startswith("2 of 4 training faces can't be read")
     with pytest.raises(PictureError, match="can't be read"):
         Unreadable("training", broken, 0.0).add(0)
+
+
+def test_a_validation_is_over_the_faces_that_can_be_read(train_records, monkeypatch):
+    """The others' zeros are no predictions, and their loss of 0 is none."""
+    records, read = train_records[:4], np.array([True, False, True, True])
+    truth = np.stack([record.landmarks for record in records])
+    landmarks = np.where(read[:, None, None], truth + 1, 0)
+    predictions = Predictions(landmarks, np.float32([1, 0, 3, 5]), None, read)
+    monkeypatch.setattr(train, "predict_faces", lambda *_: predictions)
+    monkeypatch.setattr(train, "fold_batch_norm", lambda variables: variables)
+    unreadable, state = Unreadable("validation", records, 0.5), TrainState(0, {}, {}, ())
+    scores = train._validate(demo.get_config(), None, state, records, unreadable, None)
+    assert scores["validation_loss"] == 3
+    assert scores["validation_nme"] == pytest.approx(100 * nme(landmarks, truth)[read].mean())
 
 
 def test_an_unreadable_validation_picture_loses_no_step(faces_root, root, split, tmp_path):
