@@ -120,6 +120,19 @@ def test_a_loss_or_gradient_that_is_not_finite_is_an_error(name, value):
         log.finish()
 
 
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_validation_loss_that_is_not_finite_is_an_error(value, skip):
+    """Of weights that are no good, though every step's loss was finite."""
+    order = TrainingOrder(num_faces=8, batch_size=4, num_epochs=2, seed=0)
+    log = make_log(order, skip_non_finite=skip)
+    for step in (1, 2):
+        log.add(step, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(())})
+    log.finish()
+    with pytest.raises(InputError, match=f"step 2: the validation loss is {value}"):
+        log.end_epoch(2, {"validation_loss": value, "validation_nme": 1.0})
+
+
 def test_an_epoch_of_skipped_steps_alone_is_an_error():
     order = TrainingOrder(num_faces=8, batch_size=4, num_epochs=2, seed=0)
     log = make_log(order, skip_non_finite=True)
