@@ -1,5 +1,7 @@
 """SIGINT and SIGTERM, at every moment, to the process alone and to its group."""
 
+import concurrent.futures
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -11,6 +13,7 @@ import pytest
 from test_train import ROOT, TINY, count_lines, read_log, read_state, run, start, tiny, wait_for
 
 from flm_jax.checkpoint import Checkpoints
+from flm_jax.data.workers import start_worker
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -169,6 +172,14 @@ def test_workers_leave_stopping_to_their_parent(faces_root, tmp_path, number):
     assert "Traceback" not in output
     assert read_state(tmp_path)[0] >= 1
     wait_until_gone(workers)
+
+
+def test_a_worker_ignores_signals_by_itself():
+    """Those that draw are started without a mask."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn, start_worker) as pool:
+        for number in SIGNALS:
+            assert pool.submit(signal.getsignal, number).result() == signal.SIG_IGN
 
 
 def test_workers_end_with_a_killed_parent(faces_root, tmp_path):
