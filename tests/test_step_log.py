@@ -54,9 +54,13 @@ def first_step_of(row):
 
 @pytest.fixture(scope="module")
 def late_face(split):
-    """A face that does not come in the first steps: its line and its first step."""
+    """A face that does not come in the first steps: its line and its first step.
+
+    The first of the two of an epoch: before a validation, all steps are looked at anyway.
+    """
     training, _ = split
-    row = max(range(len(training)), key=first_step_of)
+    row = max(range(len(training)), key=lambda row: (first_step_of(row) % 2, first_step_of(row)))
+    assert first_step_of(row) in (3, 5, 7)
     return training[row].line, first_step_of(row)
 
 
