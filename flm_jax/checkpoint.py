@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -251,6 +252,16 @@ class Checkpoints:
             self._discard(at_rest=True)
 
     def _open(self):
+        # Orbax warns of a folder that is only read, as of something unexpected.
+        verbosity = absl.logging.get_verbosity()
+        if self._read_only:
+            absl.logging.set_verbosity(absl.logging.FATAL)
+        try:
+            return self._make_manager()
+        finally:
+            absl.logging.set_verbosity(verbosity)
+
+    def _make_manager(self):
         return ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(

@@ -82,6 +82,18 @@ def find_pictures(source: str, leave_out: Path) -> list[Picture]:
     return [Picture(file, os.path.relpath(file, root)) for file in chosen]
 
 
+def named_picture(source: str, name: str) -> Picture:
+    """The picture that a file of boxes names, below the input.
+
+    What --mode predict writes has names that begin with the input, unlike all other files.
+    """
+    path = os.path.join(source, name)
+    whole = os.path.relpath(name, source)
+    if not os.path.exists(path) and not whole.startswith(".." + os.sep):
+        return Picture(name, Path(name).name if whole == "." else whole)
+    return Picture(path, name)
+
+
 def read_boxes(path: str) -> list[Box]:
     """The boxes of a file, in its order.
 

@@ -1,6 +1,7 @@
 """The process of `benchmark_torch`: started, asked, and ended with this one."""
 
 import contextlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -35,8 +36,8 @@ class TorchProcess:
         answer = self._process.stdout.readline()
         if not answer:
             raise InputError(
-                "benchmark.against=torch: its process ended, as it says above. Without torch, "
-                "`pip install torch` in this environment, or leave the comparison out"
+                "benchmark.against=torch: its process ended, as it says above; mend that, or "
+                "leave the comparison out"
             )
         return json.loads(answer)
 
@@ -48,6 +49,11 @@ def torch_process(job: dict[str, Any]) -> Iterator[TorchProcess]:
     Raises:
         InputError: PyTorch is not installed, or its process ended.
     """
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(
+            "benchmark.against=torch: torch is not installed; `pip install torch` in this "
+            "environment, or leave the comparison out"
+        )
     process = subprocess.Popen(
         [sys.executable, "-m", "flm_jax.benchmark_torch"],
         stdin=subprocess.PIPE,

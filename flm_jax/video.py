@@ -91,7 +91,7 @@ def predict_video(
     motion, writer = _Motion(), None
     entries: list[Entry] = []
     start = time.perf_counter()
-    with tqdm(total=expected or None, unit="frame") as bar:
+    with tqdm(total=expected or None, unit="frame", disable=None) as bar:
         while not received:
             good, image = capture.read()
             if not good:

@@ -101,6 +101,13 @@ def test_a_checkpoint_that_lacks_its_validation_loss_is_not_the_best(tmp_path):
         assert checkpoints.find("best") == 30
 
 
+def test_a_folder_that_is_only_read_is_nothing_to_warn_of(tmp_path, caplog):
+    save(tmp_path, {10: 5.0})
+    with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+        assert checkpoints.find("last") == 10
+    assert not [record.message for record in caplog.records]
+
+
 def score_file(workdir, step):
     return workdir / "checkpoints" / str(step) / "validation_loss" / "score.json"
 

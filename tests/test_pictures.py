@@ -111,3 +111,14 @@ def test_a_box_file_that_is_no_text_or_not_there_is_refused(tmp_path):
         pictures.read_boxes(str(path))
     with pytest.raises(InputError, match="can't be read"):
         pictures.read_boxes(str(tmp_path / "nowhere"))
+
+
+def test_pictures_are_named_below_the_input_or_as_prediction_names_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/deep/a.jpg").write_bytes(b"x")
+    whole = ("in/deep/a.jpg", "deep/a.jpg")
+    assert pictures.named_picture("in", "deep/a.jpg") == whole
+    assert pictures.named_picture("in", "in/deep/a.jpg") == whole
+    assert pictures.named_picture("in/deep/a.jpg", "in/deep/a.jpg") == (whole[0], "a.jpg")
+    assert pictures.named_picture("in", "b.jpg") == ("in/b.jpg", "b.jpg")

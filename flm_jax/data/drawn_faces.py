@@ -80,8 +80,8 @@ def _is_reusable(root: Path, settings: dict[str, int]) -> bool:
         ) from None
     if found != settings:
         raise InputError(
-            f"{root}: holds drawn faces with the settings {found}, not {settings}. Name another "
-            "folder, or remove this one."
+            f"{root}: holds drawn faces with the settings {found}, not {settings}. Give "
+            "these (--config.data.drawn.train and so on), or name another folder."
         )
     return True
 
@@ -96,7 +96,9 @@ def _draw_into(folder: Path, settings: dict[str, int], workers: int) -> None:
             lines: list[str] = []
             subsets: dict[str, list[str]] = {subset: [] for subset in wflw.SUBSETS}
             poses[split] = []
-            with tqdm(total=settings[split], desc=f"drawing {split} faces", unit="face") as bar:
+            with tqdm(
+                total=settings[split], desc=f"drawing {split} faces", unit="face", disable=None
+            ) as bar:
                 for name, faces in mapped(job, *zip(*plan, strict=True)):
                     for face in faces:
                         line = wflw.format_line(face.landmarks, face.box, face.attributes, name)

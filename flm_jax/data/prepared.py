@@ -227,7 +227,7 @@ def _cut_into(folder, root, lists, uses, num_threads, at_unreadable, stopped):
     cv2.setNumThreads(1)
     with (
         concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
-        tqdm(total=len(faces), desc="cutting faces", unit="face") as bar,
+        tqdm(total=len(faces), desc="cutting faces", unit="face", disable=None) as bar,
     ):
         for chunk in (
             faces[i : i + _FACES_PER_SHARD] for i in range(0, len(faces), _FACES_PER_SHARD)

@@ -1,6 +1,5 @@
 """--mode predict: landmarks of any pictures or of a video, as JSON, CSV and drawn pictures."""
 
-import os
 import sys
 import time
 from collections import deque
@@ -116,10 +115,7 @@ def _find_jobs(source: str, boxes: str, folder: Path) -> list[_Job]:
     by_name: dict[str, list[tuple[int, ndarray]]] = {}
     for place, (name, box) in enumerate(pictures.read_boxes(boxes)):
         by_name.setdefault(name, []).append((place, box))
-    return [
-        _Job(pictures.Picture(os.path.join(source, name), name), given)
-        for name, given in by_name.items()
-    ]
+    return [_Job(pictures.named_picture(source, name), given) for name, given in by_name.items()]
 
 
 def _look(job: _Job, predictor, detect, keep: bool) -> _Seen:
@@ -170,7 +166,10 @@ def _predict_pictures(config, predictor, detect, jobs, folder, received):
     entries: list[tuple[int, Entry]] = []
     problems: list[str] = []
     start, early = time.perf_counter(), None
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(jobs), unit="picture") as bar:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(jobs), unit="picture", disable=None) as bar,
+    ):
         drawn: list[Future] = []
         seen = _map_ahead(pool, lambda job: _look(job, predictor, detect, keep), jobs, ahead)
         for chunk in _chunks(seen, predictor.batch_size):
@@ -302,4 +301,5 @@ def _write(folder: Path, entries: Sequence[Entry], problems: Sequence[str], rece
     if received:
         sys.exit(128 + received[0])
     if problems:
-        raise InputError(f"{len(problems)} could not be used, the first: {problems[0]}")
+        count = f"{len(problems)} pictures or boxes" if len(problems) > 1 else "one picture or box"
+        raise InputError(f"{count} could not be used, the first: {problems[0]}")

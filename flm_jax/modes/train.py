@@ -225,6 +225,7 @@ def _progress_bar(config: ConfigDict, start: int, num_steps: int) -> tqdm:
         unit=" images",
         dynamic_ncols=True,
         smoothing=0.05,
+        mininterval=0.1 if sys.stderr.isatty() else 30,  # A line each, in a file.
         disable=not processes.is_first(),
     )
 
