@@ -89,9 +89,9 @@ CHANGES: dict[str, Callable[[ConfigDict], None]] = {
     "mirror": _mirror,
     "geometry": _geometry,
     "square": _square,
+    # Not yet measured:
     "stretched": _stretched,
     "light": _light,
-    # Not yet measured:
     "l1": _l1,
     "adamw": _adamw,
 }

@@ -2,9 +2,9 @@
 
     python launch.py --config configs/wflw_resnet50_48px.py --config.data.root=FOLDER
 
-What a short training gains from is a head that starts at the mean shape, averaged weights and a
-rate that decays; the loss and the optimiser are the original's, the augmentation is mild. Trained
-and tested on faces98 (README), two seeds have a test NME of 9.22 and 9.01 %, and the original's
+What a short training gains most from is a head that starts at the mean shape and averaged weights
+(README, the ladder); the loss and the optimiser are the original's, the augmentation is mild.
+Trained and tested on faces98, two seeds have a test NME of 9.22 and 9.01 %, and the original's
 recipe 11.39 and 11.52 %.
 """
 

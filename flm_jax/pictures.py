@@ -88,9 +88,9 @@ def named_picture(source: str, name: str) -> Picture:
     What --mode predict writes has names that begin with the input, unlike all other files.
     """
     path = os.path.join(source, name)
-    whole = os.path.relpath(name, source)
-    if not os.path.exists(path) and not whole.startswith(".." + os.sep):
-        return Picture(name, Path(name).name if whole == "." else whole)
+    if Path(name).is_relative_to(source) and not os.path.exists(path):
+        below = Path(name).relative_to(source)
+        return Picture(name, str(below) if below.parts else Path(name).name)
     return Picture(path, name)
 
 

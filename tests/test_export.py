@@ -24,7 +24,7 @@ ARTEFACTS = {"landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax", "landmark
 
 @pytest.fixture(autouse=True)
 def _no_npm(monkeypatch, tmp_path):
-    """Nothing is fetched here: tests/test_browser.py does that."""
+    """Nothing is fetched here: tests/test_browser_page.py does that."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
 

@@ -122,3 +122,5 @@ def test_pictures_are_named_below_the_input_or_as_prediction_names_them(tmp_path
     assert pictures.named_picture("in", "in/deep/a.jpg") == whole
     assert pictures.named_picture("in/deep/a.jpg", "in/deep/a.jpg") == (whole[0], "a.jpg")
     assert pictures.named_picture("in", "b.jpg") == ("in/b.jpg", "b.jpg")
+    monkeypatch.chdir(tmp_path / "in/deep")
+    assert pictures.named_picture("..", "a.jpg") == ("../a.jpg", "a.jpg")  # not the one here

@@ -22,7 +22,7 @@ async function load(description) {
   } catch {
     throw new Error(
       "onnxruntime-web is not in this folder's vendor/. Install npm and export again " +
-        "(launch.py --mode export), or put it there as the README says.",
+        "(launch.py --mode export), or put it there as that command says.",
     );
   }
   ort.env.wasm.numThreads = 1; // more need headers that a plain static server does not send

@@ -174,7 +174,7 @@ def _join(outputs: Sequence[Any]) -> ndarray:
 
 
 def _faces(config: ConfigDict, workdir: Path, drawn: Path) -> _Faces:
-    root = Path(config.data.root) if config.data.root else workdir / "faces"
+    root = experiment.data_root(config, workdir)
     if config.data.drawn.train or (root / wflw.TEST_LIST).is_file():
         splits = experiment.read_splits(config, workdir)
         records, split = experiment.select_split(config, workdir, splits), config.evaluate.split
