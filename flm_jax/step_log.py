@@ -109,7 +109,7 @@ class StepLog:
             self._mark = (now, step)
             rate = (step - at) * self._batch_size / (now - since)
             self._write(step, {**row, "images_per_second": rate})
-            self._bar.set_postfix(loss=f"{row['loss']:.3f}")
+            self._bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
 
     def _tell_non_finite(self, step, row):
         what = f"the loss is {row['loss']} and the gradient's norm {row['gradient_norm']}"
