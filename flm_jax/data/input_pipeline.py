@@ -139,7 +139,8 @@ class ReadBatch:
     def map(self, step: int) -> dict[str, ndarray]:
         rows, size = self.order[step], self.image_size
         batch = {
-            "image": np.zeros((len(rows), size, size, 3), np.float32),
+            # Filled below: zeros would be a second pass over the memory.
+            "image": np.empty((len(rows), size, size, 3), np.float32),
             "landmarks": np.zeros((len(rows), 98, 2), np.float32),
             "image_from_crop": np.zeros((len(rows), 2, 3), np.float32),
             "index": rows.astype(np.int32),
@@ -147,11 +148,13 @@ class ReadBatch:
             "unreadable": np.zeros(len(rows), bool),
         }
         for i, row in enumerate(rows):
-            if row != _PADDING:
-                try:
+            try:
+                if row != _PADDING:
                     self._write_sample(step, row, batch, i)
-                except PictureError:
-                    batch["unreadable"][i] = True
+                    continue
+            except PictureError:
+                batch["unreadable"][i] = True
+            batch["image"][i] = 0
         return batch
 
     def _write_sample(self, step, row, batch, i):
@@ -170,7 +173,7 @@ class ReadBatch:
             crop = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
         transforms.normalise(crop, out=batch["image"][i])
         landmarks = geometry.apply(crop_from_image, record.landmarks)
-        mirrored = np.linalg.det(crop_from_image[:, :2]) < 0
+        mirrored = geometry.mirrors(crop_from_image)
         batch["landmarks"][i] = landmarks[MIRROR] if mirrored else landmarks
         batch["image_from_crop"][i] = image_from_crop
 

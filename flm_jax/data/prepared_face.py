@@ -10,6 +10,7 @@ picture can't be read.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -185,16 +186,19 @@ def cut_face(
 
 def _serves(face, image_from_crop, size) -> bool:
     """Whether the window holds all that the crop looks at, and in the detail that it shows."""
-    shrink = np.hypot(image_from_crop[:, 0], image_from_crop[:, 1])
-    reduction = face.image_from_window[[0, 1], [0, 1]]
-    if (reduction > 1).any() and (shrink < _LEFT_TO_SHRINK / 2 * reduction).any():
-        return False
-    corners = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5
-    corners = geometry.apply(image_from_crop, corners)
-    low, high = corners.min(axis=0) - shrink - 1, corners.max(axis=0) + shrink + 1
-    low = np.clip(np.floor(low), 0, face.image_size - 1)
-    high = np.clip(np.ceil(high), low + 1, face.image_size)
-    return bool((low >= face.window[:2]).all() and (high <= face.window[2:]).all())
+    reductions = face.image_from_window[[0, 1], [0, 1]].tolist()
+    window, sides = face.window.tolist(), face.image_size.tolist()
+    for axis, (a, b, start) in enumerate(image_from_crop.tolist()):
+        shrink, reduction = math.hypot(a, b), reductions[axis]
+        if reduction > 1 and shrink < _LEFT_TO_SHRINK / 2 * reduction:
+            return False
+        middle = (a + b) * (size - 1) / 2 + start
+        half = (abs(a) + abs(b)) * size / 2 + shrink + 1
+        low = min(max(math.floor(middle - half), 0), sides[axis] - 1)
+        high = min(max(math.ceil(middle + half), low + 1), sides[axis])
+        if low < window[axis] or high > window[axis + 2]:
+            return False
+    return True
 
 
 # The name of a shard is that of one build, so what is open under it stays what it is.

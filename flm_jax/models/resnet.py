@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flm_jax.models.convolution import convolve
+from flm_jax.models.pooling import max_pool
 
 # Kaiming initialisation for ReLU that keeps the gradients' variance (He et al., ICCV 2015).
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -97,7 +98,7 @@ class ResNet(nn.Module):
         block = BottleneckBlock if self.bottleneck else BasicBlock
         x = conv(self.width, 7, 2, name="conv1")(images)
         x = nn.relu(norm(name="bn1")(x))
-        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x)
         for stage, num_blocks in enumerate(self.stage_sizes):
             for index in range(num_blocks):
                 x = block(
