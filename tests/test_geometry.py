@@ -41,6 +41,18 @@ def test_invert_is_the_inverse():
     np.testing.assert_allclose(geometry.apply(geometry.invert(random_map(1)), there), points)
 
 
+def test_a_map_of_no_area_has_no_inverse():
+    with pytest.raises(ZeroDivisionError):
+        geometry.invert(np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0]]))
+
+
+def test_a_map_that_turns_left_to_right_mirrors():
+    turned = geometry.compose(geometry.mirror(32), random_map(1))
+    assert geometry.mirrors(turned) != geometry.mirrors(random_map(1))
+    assert geometry.mirrors(geometry.mirror(32))
+    assert not geometry.mirrors(np.array([[0.0, -1, 5], [1, 0, 5]]))  # A quarter turn.
+
+
 def test_compose_applies_the_second_map_first():
     c_from_b, b_from_a = random_map(2), random_map(3)
     points = np.random.default_rng(4).normal(size=(7, 2))
