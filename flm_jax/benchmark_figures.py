@@ -61,6 +61,9 @@ def format_table(figures: Mapping[str, Any]) -> str:
     if efficiency is not None:
         lines.append(f"{'per-device efficiency':<28}{100 * efficiency:>9.1f} %")
     compilation = figures["compilation"]
+    rival = figures.get("torch", {}).get("host_peak_bytes")
+    if rival:
+        lines.append(f"{'PyTorch at most, MB':<28}{rival / 1e6:>10.0f}")
     lines += [
         f"{'device, MB':<28}{figures['device_bytes'] / 1e6:>10.0f}",
         f"{'process at most, MB':<28}{figures['host_peak_bytes'] / 1e6:>10.0f}",

@@ -11,7 +11,6 @@ evaluation, and on a GPU autocast and `torch.compile`.
 import copy
 import json
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -30,11 +29,8 @@ def serve() -> None:
     steps, layouts = {}, {}
     for kind, make in (("train", _train_step), ("eval", _eval_step)):
         steps[kind], layouts[kind] = _fastest(make, job, device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     device_peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
-    _answer(
-        layouts=layouts, version=torch.__version__, host_peak_bytes=peak, device_bytes=device_peak
-    )
+    _answer(layouts=layouts, version=torch.__version__, device_bytes=device_peak)
     for line in sys.stdin:
         order = json.loads(line)
         step = steps[order["measure"]]

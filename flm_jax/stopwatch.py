@@ -33,6 +33,20 @@ def seconds_since_start() -> float:
 
 def peak_bytes() -> int:
     """The most memory that this process has held."""
+    return peak_bytes_of(os.getpid()) or _peak_by_rusage()
+
+
+def peak_bytes_of(process: int) -> int | None:
+    """The most memory that a process has held, where /proc tells."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _peak_by_rusage():
+    # On Linux a process would start with what the one that started it has held.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

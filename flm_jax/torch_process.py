@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flm_jax.errors import InputError
+from flm_jax.stopwatch import peak_bytes_of
 
 LOSSES = ("wing", "l1", "smooth_l1")  # of ours that it knows
 
@@ -17,12 +18,14 @@ class TorchProcess:
     """PyTorch's steps, warmed up; it idles while it is not asked.
 
     Attributes:
-        about: its version, the memory layouts that it chose, and its memory at most.
+        about: its version, the memory layouts that it chose, and its memory at most, where the
+            system tells: with each of its steps in both layouts.
     """
 
     def __init__(self, process: subprocess.Popen, job: dict[str, Any]):
         self._process = process
         self.about = self._ask(job)
+        self.about["host_peak_bytes"] = peak_bytes_of(process.pid)
 
     def rate(self, kind: str, seconds: float) -> float:
         """Images a second of its `train` or `eval` step."""

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import time
 
 import cv2
@@ -192,6 +194,21 @@ def test_a_process_knows_its_age_and_size():
     assert stopwatch.seconds_since_start() >= age
     assert 1e7 < stopwatch.peak_bytes() < 1e12
     assert 1 <= num_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_process_does_not_answer_for_the_one_that_started_it():
+    held = np.ones(2**26, np.float32)  # More than a small process needs.
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as small:
+        small.stdout.readline()
+        peak = stopwatch.peak_bytes_of(small.pid)
+        small.communicate(b"\n")
+    assert 1e6 < peak < held.nbytes < stopwatch.peak_bytes()
+    assert stopwatch.peak_bytes_of(small.pid) is None
 
 
 def test_what_is_compiled_is_counted():

@@ -50,7 +50,8 @@ def test_a_map_that_turns_left_to_right_mirrors():
     turned = geometry.compose(geometry.mirror(32), random_map(1))
     assert geometry.mirrors(turned) != geometry.mirrors(random_map(1))
     assert geometry.mirrors(geometry.mirror(32))
-    assert not geometry.mirrors(np.array([[0.0, -1, 5], [1, 0, 5]]))  # A quarter turn.
+    assert not geometry.mirrors(np.array([[0.0, -1, 5], [1, 0, 5]]))  # A quarter turn,
+    assert geometry.mirrors(np.array([[0.0, 1, 5], [1, 0, 5]]))  # and its mirror image.
 
 
 def test_compose_applies_the_second_map_first():
