@@ -95,8 +95,11 @@ def invert(b_from_a: Float[ndarray, "2 3"]) -> Float[ndarray, "2 3"]:
     # By Cramer's rule: NumPy's solver takes ten times as long for so small a matrix, and the loader
     # inverts three for each face.
     (a, b, x), (c, d, y) = b_from_a.tolist()
-    det = a * d - b * c
-    a, b, c, d = d / det, -b / det, -c / det, a / det
+    if b == c == 0:
+        a, d = 1 / a, 1 / d  # To the last digit, as the browser page has it.
+    else:
+        det = a * d - b * c
+        a, b, c, d = d / det, -b / det, -c / det, a / det
     return np.array([[a, b, -a * x - b * y], [c, d, -c * x - d * y]])
 
 

@@ -41,9 +41,18 @@ def test_invert_is_the_inverse():
     np.testing.assert_allclose(geometry.apply(geometry.invert(random_map(1)), there), points)
 
 
-def test_a_map_of_no_area_has_no_inverse():
+@pytest.mark.parametrize("linear", [[[1.0, 2.0], [2.0, 4.0]], [[0.0, 0.0], [0.0, 1.0]]])
+def test_a_map_of_no_area_has_no_inverse(linear):
     with pytest.raises(ZeroDivisionError):
-        geometry.invert(np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0]]))
+        geometry.invert(np.column_stack([linear, [3.0, 5.0]]))
+
+
+def test_an_upright_map_is_inverted_to_the_last_digit():
+    """Whole pixels are rounded down from it, in Python and on the page."""
+    for scale in np.random.default_rng(0).uniform(0.01, 10, size=(100, 2)):
+        found = geometry.invert(np.column_stack([np.diag(scale), [3.0, -7.0]]))
+        np.testing.assert_array_equal(found[:, :2], np.diag(1 / scale))
+        np.testing.assert_array_equal(found[:, 2], [-3 * found[0, 0], 7 * found[1, 1]])
 
 
 def test_a_map_that_turns_left_to_right_mirrors():
