@@ -61,12 +61,14 @@ def format_table(figures: Mapping[str, Any]) -> str:
     if efficiency is not None:
         lines.append(f"{'per-device efficiency':<28}{100 * efficiency:>9.1f} %")
     compilation = figures["compilation"]
+    lines += [
+        f"{'device, MB':<28}{figures['device_bytes'] / 1e6:>10.0f}",
+        f"{'process at most, MB':<28}{figures['host_peak_bytes'] / 1e6:>10.0f}",
+    ]
     rival = figures.get("torch", {}).get("host_peak_bytes")
     if rival:
         lines.append(f"{'PyTorch at most, MB':<28}{rival / 1e6:>10.0f}")
     lines += [
-        f"{'device, MB':<28}{figures['device_bytes'] / 1e6:>10.0f}",
-        f"{'process at most, MB':<28}{figures['host_peak_bytes'] / 1e6:>10.0f}",
         f"{'start to first step, s':<28}{figures['start_to_first_step_seconds']:>10.1f}",
         f"{'of it compiling, s':<28}{compilation['xla_seconds']:>10.1f}"
         f" ({compilation['compiled']} programs compiled, {compilation['cached']} from the cache)",

@@ -93,7 +93,7 @@ def compose(
 def invert(b_from_a: Float[ndarray, "2 3"]) -> Float[ndarray, "2 3"]:
     """The inverse map, `a_from_b`. Raises ZeroDivisionError where there is none."""
     # By Cramer's rule: NumPy's solver takes ten times as long for so small a matrix, and the loader
-    # inverts three for each face.
+    # inverts up to three for each face.
     (a, b, x), (c, d, y) = b_from_a.tolist()
     if b == c == 0:
         a, d = 1 / a, 1 / d  # To the last digit, as the browser page has it.

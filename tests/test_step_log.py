@@ -1,5 +1,6 @@
 """Numbers that are not finite, pictures that can't be read, workers that die: in whole runs."""
 
+import io
 import os
 import pathlib
 import re
@@ -108,10 +109,20 @@ def make_log(order, **settings):
         batch_size=4,
         every_steps=1,
         describe=lambda step: f"faces of {step}",
-        writer=None,
-        bar=tqdm(disable=True),
-        **settings,
+        **{"writer": None, "bar": tqdm(disable=True), **settings},
     )
+
+
+def test_a_bar_in_a_file_is_drawn_no_oftener_than_it_says(monkeypatch, tmp_path):
+    order = TrainingOrder(num_faces=400, batch_size=4, num_epochs=1, seed=0)
+    file = io.StringIO()
+    with tqdm(total=400, file=file, mininterval=1000) as bar:
+        log = make_log(order, skip_non_finite=False, bar=bar)
+        for step in range(1, 100):
+            log.add(step, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(())})
+        log.finish()
+        assert len(file.getvalue().split("\r")) < 4
+    assert "loss=1.000" in file.getvalue()
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])

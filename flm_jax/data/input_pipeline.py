@@ -147,14 +147,14 @@ class ReadBatch:
             "mask": (rows != _PADDING).astype(np.float32),
             "unreadable": np.zeros(len(rows), bool),
         }
+        batch["image"][rows == _PADDING] = 0
         for i, row in enumerate(rows):
-            try:
-                if row != _PADDING:
+            if row != _PADDING:
+                try:
                     self._write_sample(step, row, batch, i)
-                    continue
-            except PictureError:
-                batch["unreadable"][i] = True
-            batch["image"][i] = 0
+                except PictureError:
+                    batch["unreadable"][i] = True
+                    batch["image"][i] = 0
         return batch
 
     def _write_sample(self, step, row, batch, i):

@@ -242,18 +242,13 @@ def _measures(config, records, steps, stack) -> dict[str, Callable[[], dict[str,
             rate = calls_per_second(lambda: steps.train(next(batches)), seconds)
         return {"end_to_end": images * rate}
 
-    def warm(step):
-        # While the others took their turns, this process's memory has gone cold.
-        jax.block_until_ready(step())
-        return step
-
     def train():
-        last["train"] = images * calls_per_second(warm(steps.train), seconds)
+        last["train"] = images * calls_per_second(_warm(steps.train), seconds)
         return {"train": last["train"]}
 
     found: dict[str, Callable[[], dict[str, float]]] = {
         "train": train,
-        "eval": lambda: {"eval": images * calls_per_second(warm(steps.evaluate), seconds)},
+        "eval": lambda: {"eval": images * calls_per_second(_warm(steps.evaluate), seconds)},
         "loader": loader,
         "end_to_end": end_to_end,
         "on_all_cores": on_all_cores,
@@ -263,9 +258,15 @@ def _measures(config, records, steps, stack) -> dict[str, Callable[[], dict[str,
     if jax.device_count() > 1:
         one, share = steps.on_one_device(), images // jax.device_count()
         found["one_device"] = lambda: {
-            "train_one_device": share * calls_per_second(warm(one), seconds)
+            "train_one_device": share * calls_per_second(_warm(one), seconds)
         }
     return found
+
+
+def _warm(step):
+    """The step, taken once: while others took their turns, its memory has gone cold."""
+    jax.block_until_ready(step())
+    return step
 
 
 def _matrix_product(dtype, seconds) -> Callable[[], dict[str, float]]:
