@@ -24,6 +24,7 @@ def make_plain(monkeypatch):
         return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
     monkeypatch.setattr(resnet, "PointwiseConv", pointwise)
+    monkeypatch.setattr(resnet, "BatchNorm", nn.BatchNorm)
     monkeypatch.setattr(resnet, "convolve", None)
     monkeypatch.setattr(resnet, "max_pool", max_pool)
     monkeypatch.setattr(steps, "_CPU_OPTIONS", {})
