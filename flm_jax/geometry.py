@@ -58,15 +58,18 @@ def image_box(image: UInt8[ndarray, "h w c"]) -> Float[ndarray, "4"]:
     return np.array([-0.5, -0.5, width - 0.5, height - 0.5], np.float32)
 
 
-def crop_from_image(box: Float[ndarray, "4"], size: int) -> Float[ndarray, "2 3"]:
+def crop_from_image(box: Float[ndarray, "*n 4"], size: int) -> Float[ndarray, "*n 2 3"]:
     """The map that stretches `box` over a crop of `size` x `size` pixels, edge on edge.
 
     Edge on edge keeps the crop symmetric: mirroring the box about its middle is mirroring the crop,
     u -> size - 1 - u.
     """
-    xmin, ymin, xmax, ymax = box.astype(np.float64)
-    scale_x, scale_y = size / (xmax - xmin), size / (ymax - ymin)
-    return np.array([[scale_x, 0, -scale_x * xmin - 0.5], [0, scale_y, -scale_y * ymin - 0.5]])
+    low, high = box[..., :2].astype(np.float64), box[..., 2:].astype(np.float64)
+    scale = size / (high - low)
+    found = np.zeros((*box.shape[:-1], 2, 3))
+    found[..., 0, 0], found[..., 1, 1] = scale[..., 0], scale[..., 1]
+    found[..., 2] = -scale * low - 0.5
+    return found
 
 
 def mirror(size: int) -> Float[ndarray, "2 3"]:
@@ -82,11 +85,11 @@ def apply(
 
 
 def compose(
-    c_from_b: Float[ndarray, "2 3"], b_from_a: Float[ndarray, "2 3"]
-) -> Float[ndarray, "2 3"]:
-    """The map that applies `b_from_a` first, `c_from_b` second."""
-    linear = c_from_b[:, :2] @ b_from_a
-    linear[:, 2] += c_from_b[:, 2]
+    c_from_b: Float[ndarray, "*#n 2 3"], b_from_a: Float[ndarray, "*#n 2 3"]
+) -> Float[ndarray, "..."]:
+    """The map that applies `b_from_a` first, `c_from_b` second. Leading axes broadcast."""
+    linear = c_from_b[..., :2] @ b_from_a
+    linear[..., 2] += c_from_b[..., 2]
     return linear
 
 

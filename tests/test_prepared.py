@@ -169,6 +169,15 @@ def test_the_strongest_draws_stay_within_the_window(faces_root, tmp_path):
             assert prepared_face._serves(face, image_from_crop, 48)
 
 
+def test_a_plain_crop_that_enlarges_the_face_needs_no_picture(faces_root, tmp_path):
+    """Interpolation then looks further, in pixels of the crop."""
+    uses = dataclasses.replace(uses_of(960), reach=1.0, zoom=1.0)
+    prepare(tmp_path / "faces", faces_root, uses)
+    records = attach(tmp_path / "faces", faces_root, uses)[wflw.TEST_LIST]
+    for record, image_from_crop in crops_of(records, uses, looks=1):
+        assert prepared_face._serves(prepared_face.read_face(record), image_from_crop, 960)
+
+
 @pytest.mark.parametrize("image_size", [4, 48])
 def test_a_window_is_reduced_only_where_every_crop_would_reduce_it(test_records, image_size):
     uses = uses_of(image_size)

@@ -21,6 +21,7 @@ from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.data import augmentation, transforms
+from flm_jax.data.batch_memory import BatchMemory
 from flm_jax.data.prepared_face import cut_face, read_face
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
@@ -126,6 +127,7 @@ class ReadBatch:
         crop: keywords of `transforms.crop_box`.
         augmentation: settings of `augmentation`, for training; None: the faces as they are.
         mirror: whether every face is mirrored.
+        memory: of the images.
     """
 
     order: TrainingOrder | EvaluationOrder
@@ -135,12 +137,12 @@ class ReadBatch:
     crop: Mapping[str, Any]
     augmentation: augmentation.Settings | None
     mirror: bool
+    memory: BatchMemory = dataclasses.field(default_factory=BatchMemory)
 
     def map(self, step: int) -> dict[str, ndarray]:
         rows, size = self.order[step], self.image_size
         batch = {
-            # Filled below: zeros would be a second pass over the memory.
-            "image": np.empty((len(rows), size, size, 3), np.float32),
+            "image": self.memory.empty((len(rows), size, size, 3)),
             "landmarks": np.zeros((len(rows), 98, 2), np.float32),
             "image_from_crop": np.zeros((len(rows), 2, 3), np.float32),
             "index": rows.astype(np.int32),
@@ -148,49 +150,68 @@ class ReadBatch:
             "unreadable": np.zeros(len(rows), bool),
         }
         batch["image"][rows == _PADDING] = 0
-        for i, row in enumerate(rows):
-            if row != _PADDING:
-                try:
-                    self._write_sample(step, row, batch, i)
-                except PictureError:
-                    batch["unreadable"][i] = True
-                    batch["image"][i] = 0
+        (places,) = np.nonzero(rows != _PADDING)
+        if len(places):
+            self._write_samples(step, places, batch)
         return batch
 
-    def _write_sample(self, step, row, batch, i):
-        record = self.records[row]
+    def _write_samples(self, step, places, batch):
+        """Fills the places of the batch.
+
+        What the whole batch can share goes first. Between the long calls for each picture, which
+        let other threads run, as little as possible is left to do in Python, which does not.
+        """
+        rows = batch["index"][places].tolist()
+        records = [self.records[row] for row in rows]
+        rngs, maps = self._crops_from_images(step, rows, records)
+        landmarks = geometry.apply(maps, np.stack([record.landmarks for record in records]))
+        for i, row_landmarks, crop_from_image in zip(places, landmarks, maps, strict=True):
+            mirrored = geometry.mirrors(crop_from_image)
+            batch["landmarks"][i] = row_landmarks[MIRROR] if mirrored else row_landmarks
+        inverses = [geometry.invert(crop_from_image) for crop_from_image in maps]
+        batch["image_from_crop"][places] = inverses
+        for i, record, rng, image_from_crop in zip(places, records, rngs, inverses, strict=True):
+            try:
+                crop = cut_face(record, image_from_crop, self.image_size)
+            except PictureError:
+                batch["unreadable"][i] = True
+                for name in ("image", "landmarks", "image_from_crop"):
+                    batch[name][i] = 0
+                continue
+            if self.augmentation is not None:
+                crop = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
+            transforms.normalise(crop, out=batch["image"][i])
+
+    def _crops_from_images(self, step, rows, records):
+        """The generator of each face, if any, and its map."""
         if self.augmentation is None:
-            crop_from_image = self._plain_crop_from_image(record)
-            crop, image_from_crop = self._cut(record, crop_from_image)
-        else:
-            assert isinstance(self.order, TrainingOrder)
-            rng = augmentation.face_generator(self.order.seed, self.order.epoch(step), int(row))
-            box = transforms.face_box(record, self.box)
-            crop_from_image = augmentation.crop_from_image(
-                rng, box, self.image_size, self.crop, self.augmentation
+            return len(rows) * [None], self._plain_crops_from_images(records)
+        assert isinstance(self.order, TrainingOrder)
+        seed, epoch = self.order.seed, self.order.epoch(step)
+        rngs = [augmentation.face_generator(seed, epoch, row) for row in rows]
+        maps = [
+            augmentation.crop_from_image(
+                rng,
+                transforms.face_box(record, self.box),
+                self.image_size,
+                self.crop,
+                self.augmentation,
             )
-            crop, image_from_crop = self._cut(record, crop_from_image)
-            crop = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
-        transforms.normalise(crop, out=batch["image"][i])
-        landmarks = geometry.apply(crop_from_image, record.landmarks)
-        mirrored = geometry.mirrors(crop_from_image)
-        batch["landmarks"][i] = landmarks[MIRROR] if mirrored else landmarks
-        batch["image_from_crop"][i] = image_from_crop
+            for rng, record in zip(rngs, records, strict=True)
+        ]
+        return rngs, np.stack(maps)
 
-    def _plain_crop_from_image(self, record):
-        box = transforms.face_box(record, self.box)
-        return transforms.crop_from_image(box, self.image_size, mirror=self.mirror, **self.crop)
-
-    def _cut(self, record, crop_from_image):
-        image_from_crop = geometry.invert(crop_from_image)
-        return cut_face(record, image_from_crop, self.image_size), image_from_crop
+    def _plain_crops_from_images(self, records):
+        boxes = np.stack([transforms.face_box(record, self.box) for record in records])
+        return transforms.crop_from_image(boxes, self.image_size, mirror=self.mirror, **self.crop)
 
     def _cut_any(self, rng):
         """The crop of any face that can be read, which pieces are cut from."""
         for _ in range(_PIECE_TRIES):
             record = self.records[rng.integers(len(self.records))]
             try:
-                return self._cut(record, self._plain_crop_from_image(record))[0]
+                (crop_from_image,) = self._plain_crops_from_images([record])
+                return cut_face(record, geometry.invert(crop_from_image), self.image_size)
             except PictureError:
                 pass  # It is told of when its own turn comes.
         return np.zeros((self.image_size, self.image_size, 3), np.uint8)

@@ -27,7 +27,7 @@ from flm_jax.data.wflw import IMAGES, Record
 from flm_jax.errors import InputError
 
 INDEX = "prepared.json"
-VERSION = 1  # of the windows and of the format
+VERSION = 2  # of the windows and of the format
 
 _FACES_PER_SHARD = 1024
 _NAMED = 3  # pictures that a message names

@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
-from flm_jax import geometry
 from flm_jax.data import transforms
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
@@ -36,8 +35,10 @@ _JPEG = [
 # lies visibly elsewhere than in the picture; only the largest faces are worth a reduction.
 _LEFT_TO_SHRINK = 4 * transforms.MAX_SHRINK
 
-# What interpolation and reduction look at beyond the crop's edge, in pixels of the crop.
+# What interpolation and reduction look at beyond the crop's edge, in pixels of the crop; and more
+# where the crop enlarges the picture, in pixels of that.
 _EDGE = 3.0
+_PICTURE_EDGE = 2.0
 
 _FACE = np.dtype(
     [
@@ -103,7 +104,7 @@ def face_window(
         # The reach counts from a crop that is no smaller than its box.
         longest = max(sides.max(), (box[2:] - box[:2]).max())
         middle = (crop[:2] + crop[2:]) / 2
-        half = longest * reach * (0.5 + _EDGE / uses.image_size)
+        half = longest * reach * (0.5 + _EDGE / uses.image_size) + _PICTURE_EDGE
         low, high = np.minimum(low, middle - half), np.maximum(high, middle + half)
         least_shrink = min(least_shrink, sides.min() / uses.image_size / zoom)
     size = np.array(image_size)
@@ -178,18 +179,23 @@ def cut_face(
     if record.shard:
         face = read_face(record)
         if _serves(face, image_from_crop, size):
-            window_from_image = geometry.invert(face.image_from_window)
-            window_from_crop = geometry.compose(window_from_image, image_from_crop)
+            # The inverse of a map that only scales and moves, and what it makes of another.
+            window_from_crop = image_from_crop.copy()
+            window_from_crop[:, 2] -= face.image_from_window[:, 2]
+            window_from_crop /= face.image_from_window[[0, 1], [0, 1], None]
             return transforms.crop_image(face.image, window_from_crop, size)
     return transforms.crop_image(transforms.read_image(record), image_from_crop, size)
 
 
 def _serves(face, image_from_crop, size) -> bool:
     """Whether the window holds all that the crop looks at, and in the detail that it shows."""
-    reductions = face.image_from_window[[0, 1], [0, 1]].tolist()
-    window, sides = face.window.tolist(), face.image_size.tolist()
+    scale, window, sides = (
+        face.image_from_window.tolist(),
+        face.window.tolist(),
+        face.image_size.tolist(),
+    )
     for axis, (a, b, start) in enumerate(image_from_crop.tolist()):
-        shrink, reduction = math.hypot(a, b), reductions[axis]
+        shrink, reduction = math.hypot(a, b), scale[axis][axis]
         if reduction > 1 and shrink < _LEFT_TO_SHRINK / 2 * reduction:
             return False
         middle = (a + b) * (size - 1) / 2 + start

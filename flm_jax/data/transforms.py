@@ -85,8 +85,8 @@ def face_box(record: Record, box: str) -> Float[ndarray, "4"]:
 
 
 def crop_box(
-    box: Float[ndarray, "4"], *, margin: float, factor: float = 1.0, square: bool = False
-) -> Float[ndarray, "4"]:
+    box: Float[ndarray, "*n 4"], *, margin: float, factor: float = 1.0, square: bool = False
+) -> Float[ndarray, "*n 4"]:
     """What a crop shows of the image.
 
     Args:
@@ -100,8 +100,8 @@ def crop_box(
 
 
 def crop_from_image(
-    box: Float[ndarray, "4"], size: int, *, mirror: bool = False, **crop: Any
-) -> Float[ndarray, "2 3"]:
+    box: Float[ndarray, "*n 4"], size: int, *, mirror: bool = False, **crop: Any
+) -> Float[ndarray, "*n 2 3"]:
     """The map into the crop of `crop_box`, of `size` x `size` pixels, mirrored or not."""
     crop_from_image = geometry.crop_from_image(crop_box(box, **crop), size)
     return geometry.compose(geometry.mirror(size), crop_from_image) if mirror else crop_from_image
