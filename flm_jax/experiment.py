@@ -132,12 +132,13 @@ def training_batches(
     """This process's batches from step `start` on, augmented."""
     order = training_order(config, len(records))
     data = config.data
+    settings = data.augmentation.to_dict()
     return _batches(
         config,
         order,
         records,
         box=data.box,
-        augmentation=data.augmentation.to_dict(),
+        augmentation=settings if augmentation.changes_faces(settings) else None,
         num_workers=data.num_workers,
         start=start,
         at_unreadable=at_unreadable,

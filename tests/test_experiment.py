@@ -61,6 +61,7 @@ def test_the_reader_gets_the_settings_of_the_config(config, train_records, monke
     monkeypatch.setattr(experiment.input_pipeline, "batches", remember)
     config = change(config, "data.num_workers", 3)
     config.batch_size = 8
+    config.data.augmentation.mirror.probability = 0.5
     experiment.training_batches(config, train_records, 5)
     experiment.evaluation_batches(config, train_records, box="landmarks")
     assert [(each["num_workers"], each["box"]) for each in seen] == [
@@ -70,6 +71,9 @@ def test_the_reader_gets_the_settings_of_the_config(config, train_records, monke
     assert seen[0]["start"] == 5
     assert seen[0]["augmentation"] == config.data.augmentation.to_dict()
     assert "augmentation" not in seen[1]
+    config.data.augmentation.mirror.probability = 0.0  # As all others: nothing is random.
+    experiment.training_batches(config, train_records, 5)
+    assert seen[2]["augmentation"] is None
 
 
 def test_a_crop_of_no_size_names_the_face(config, train_records):

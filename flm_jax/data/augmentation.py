@@ -69,6 +69,11 @@ def check(settings: Settings) -> None:
         )
 
 
+def changes_faces(settings: Settings) -> bool:
+    """Whether any augmentation is on: without, a face needs no random numbers."""
+    return any(setting["probability"] > 0 for setting in settings.values())
+
+
 def face_generator(seed: int, epoch: int, row: int) -> np.random.Generator:
     """All that is random about a face in an epoch."""
     return np.random.default_rng([seed, epoch, row, 1])  # [seed, epoch] orders the epoch.

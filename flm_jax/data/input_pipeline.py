@@ -8,6 +8,7 @@ threads reads.
 """
 
 import dataclasses
+import functools
 import signal
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -78,13 +79,20 @@ class TrainingOrder:
 
     def __getitem__(self, step: int) -> Int[ndarray, " rows"]:
         epoch, batch = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_faces)
+        order = _epoch_order(self.seed, epoch, self.num_faces)
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         return _share(rows, self.process_index, self.process_count)
 
     def whole(self) -> "TrainingOrder":
         """The order of the global batches, which all processes share."""
         return dataclasses.replace(self, process_index=0, process_count=1)
+
+
+@functools.lru_cache(maxsize=2)  # Of an epoch's end and the next one's start.
+def _epoch_order(seed, epoch, num_faces):
+    order = np.random.default_rng([seed, epoch]).permutation(num_faces)
+    order.setflags(write=False)
+    return order
 
 
 @dataclasses.dataclass(frozen=True)

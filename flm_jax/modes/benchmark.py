@@ -33,7 +33,7 @@ from flm_jax.torch_process import TorchProcess, torch_process
 from flm_jax.train_state import create_train_state
 from flm_jax.train_step import pmap_eval_step, pmap_train_step, put_on_devices, replicated
 
-_BARE_FACES = 64  # that a process of the bare loop holds
+_BARE_FACES = 256  # that a process of the bare loop holds
 
 # Of the square matrices whose product is the peak that utilisation refers to.
 _MATRIX = {"cpu": 4096}
