@@ -7,7 +7,7 @@ import pytest
 from configs.wflw_resnet50 import AUGMENTATION
 from flm_jax import geometry
 from flm_jax.data import input_pipeline
-from flm_jax.data.input_pipeline import EvaluationOrder, TrainingOrder
+from flm_jax.data.input_pipeline import EvaluationOrder, ReadBatch, TrainingOrder
 from flm_jax.data.transforms import PictureError
 from flm_jax.errors import InputError
 
@@ -114,6 +114,14 @@ def test_padding_is_masked_and_empty(test_records):
     np.testing.assert_array_equal(last["mask"], [1, 0, 0, 0])
     np.testing.assert_array_equal(last["index"], [4, -1, -1, -1])
     assert (last["image"][1:] == 0).all()
+
+
+def test_its_text_holds_no_faces(test_records):
+    """grain asks for it when it starts to read: thousands of faces take seconds to print."""
+    settings = {"image_size": 8, "box": "landmarks", "crop": {"margin": 0}, "mirror": False}
+    order = EvaluationOrder(len(test_records), 8)
+    reading = ReadBatch(order, test_records, augmentation=None, **settings)
+    assert len(repr(reading.map)) < 1000
 
 
 def assert_same(a, b):

@@ -139,7 +139,7 @@ class ReadBatch:
     """
 
     order: TrainingOrder | EvaluationOrder
-    records: Sequence[Record]
+    records: Sequence[Record] = dataclasses.field(repr=False)  # grain asks for the text.
     image_size: int
     box: str
     crop: Mapping[str, Any]
