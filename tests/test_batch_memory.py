@@ -1,10 +1,13 @@
 """Memory is used again, and never while anything still looks at it."""
 
 import gc
+import math
 import pickle
+import weakref
 
 import jax
 import numpy as np
+import pytest
 
 from flm_jax.data.batch_memory import BatchMemory
 
@@ -25,8 +28,22 @@ def test_it_is_used_again_when_nothing_refers_to_it():
     assert address(memory.empty(SHAPE)) == place
 
 
-def test_it_is_kept_for_an_array_for_its_views_and_for_jax():
+def finalizers_of(memory):
+    found = [each for each in weakref.finalize._registry if each.peek()[1] == memory._free.append]
+    assert found
+    return found
+
+
+def aligned(num_bytes):
+    """Memory that JAX does not copy from, but looks at, on the CPU."""
+    whole = np.empty(num_bytes + 64, np.uint8)
+    return whole[-whole.ctypes.data % 64 :][:num_bytes]
+
+
+@pytest.mark.parametrize("new", [aligned, lambda num_bytes: np.empty(num_bytes, np.uint8)])
+def test_it_is_kept_for_an_array_for_its_views_and_for_jax(new):
     memory = BatchMemory()
+    memory._free.append(new(4 * math.prod(SHAPE)))
     for keep in (
         lambda array: array,
         lambda array: array[2, 1:],
@@ -44,6 +61,14 @@ def test_it_is_kept_for_an_array_for_its_views_and_for_jax():
         for _ in range(3):
             memory.empty(SHAPE)[:] = -1
         np.testing.assert_array_equal(np.asarray(kept), expected)
+
+
+def test_the_programs_end_does_not_end_what_is_in_use():
+    """Threads may still write to it."""
+    memory = BatchMemory()
+    array = memory.empty(SHAPE)
+    assert not any(finalizer.atexit for finalizer in finalizers_of(memory))
+    del array
 
 
 def test_no_more_is_held_than_was_in_use_at_a_time():

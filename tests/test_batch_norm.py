@@ -71,6 +71,9 @@ def test_it_starts_with_flax_variables():
         kind(**settings).init(jax.random.key(0), x) for kind in (BatchNorm, nn.BatchNorm)
     )
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+    with jax.enable_x64(True):
+        found = BatchNorm(**settings).init(jax.random.key(0), x)
+    assert {array.dtype for array in jax.tree.leaves(found)} == {np.dtype(np.float32)}
 
 
 def test_half_precision_keeps_statistics_and_gradients_of_parameters_in_float32():

@@ -185,8 +185,9 @@ def test_a_face_that_can_not_be_read_counts_for_nothing(train_records):
     )
     for batch, whole in zip(found, expected, strict=True):
         real = batch["mask"] > 0
-        np.testing.assert_array_equal(batch["image"][real], whole["image"][real])
-        assert not batch["image"][~real].any()
+        for name in ("image", "landmarks", "image_from_crop"):
+            np.testing.assert_array_equal(batch[name][real], whole[name][real])
+            assert not batch[name][~real].any()
 
 
 def test_a_face_that_can_not_be_read_spoils_no_other_by_a_piece_of_it(train_records):

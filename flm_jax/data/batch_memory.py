@@ -32,7 +32,8 @@ class BatchMemory:
         # Views of the array refer to the lease, since its own base is no array that they could
         # refer to instead. So it ends with the last of them, JAX's included.
         lease = np.frombuffer(memory.data, np.float32)
-        weakref.finalize(lease, self._free.append, memory)
+        finalizer = weakref.finalize(lease, self._free.append, memory)
+        finalizer.atexit = False  # Or else it would end with the program, in use or not.
         return lease.reshape(shape)
 
     def __reduce__(self):
