@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
+from flm_jax import geometry
 from flm_jax.data import transforms
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
@@ -179,23 +180,18 @@ def cut_face(
     if record.shard:
         face = read_face(record)
         if _serves(face, image_from_crop, size):
-            # The inverse of a map that only scales and moves, and what it makes of another.
-            window_from_crop = image_from_crop.copy()
-            window_from_crop[:, 2] -= face.image_from_window[:, 2]
-            window_from_crop /= face.image_from_window[[0, 1], [0, 1], None]
+            window_from_image = geometry.invert(face.image_from_window)
+            window_from_crop = geometry.compose(window_from_image, image_from_crop)
             return transforms.crop_image(face.image, window_from_crop, size)
     return transforms.crop_image(transforms.read_image(record), image_from_crop, size)
 
 
 def _serves(face, image_from_crop, size) -> bool:
     """Whether the window holds all that the crop looks at, and in the detail that it shows."""
-    scale, window, sides = (
-        face.image_from_window.tolist(),
-        face.window.tolist(),
-        face.image_size.tolist(),
-    )
+    reductions = face.image_from_window.diagonal().tolist()
+    window, sides = face.window.tolist(), face.image_size.tolist()
     for axis, (a, b, start) in enumerate(image_from_crop.tolist()):
-        shrink, reduction = math.hypot(a, b), scale[axis][axis]
+        shrink, reduction = math.hypot(a, b), reductions[axis]
         if reduction > 1 and shrink < _LEFT_TO_SHRINK / 2 * reduction:
             return False
         middle = (a + b) * (size - 1) / 2 + start
