@@ -6,7 +6,7 @@ the centre of the top-left pixel, so an image of width w covers [-0.5, w - 0.5].
 """
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 # The sense in which each side of a box leaves its middle.
@@ -106,7 +106,7 @@ def invert(b_from_a: Float[ndarray, "2 3"]) -> Float[ndarray, "2 3"]:
     return np.array([[a, b, -a * x - b * y], [c, d, -c * x - d * y]])
 
 
-def mirrors(b_from_a: Float[ndarray, "2 3"]) -> bool:
+def mirrors(b_from_a: Float[ndarray, "*n 2 3"]) -> Bool[ndarray, "*n"] | np.bool:
     """Whether the map turns left to right."""
-    (a, b, _), (c, d, _) = b_from_a.tolist()
+    a, b, c, d = (b_from_a[..., row, column] for row in (0, 1) for column in (0, 1))
     return a * d < b * c

@@ -78,13 +78,11 @@ def test_landmarks_box_and_attributes_are_the_lists_bit_for_bit(folder, faces_ro
             for part in ("landmarks", "box", "attributes"):
                 assert getattr(face, part).tobytes() == getattr(expected, part).tobytes()
                 assert getattr(record, part).tobytes() == getattr(expected, part).tobytes()
-            left, top, right, bottom = face.window
+            left, top, right, bottom = face.place.window
             whole = transforms.read_image(expected)
-            assert list(face.image_size) == [whole.shape[1], whole.shape[0]]
-            edges = geometry.apply(
-                face.image_from_window,
-                np.array([[-0.5, -0.5], np.array(face.image.shape[1::-1]) - 0.5]),
-            )
+            assert face.place.image_size == (whole.shape[1], whole.shape[0])
+            corners = np.array([[-0.5, -0.5], np.array(face.image.shape[1::-1]) - 0.5])
+            edges = np.array(face.place.start) + corners * face.place.scale
             np.testing.assert_allclose(edges, np.array([[left, top], [right, bottom]]) - 0.5)
 
 
@@ -114,7 +112,9 @@ def test_every_crop_is_that_of_the_picture_to_what_jpeg_costs(
     for record, image_from_crop in crops_of(
         attach(tmp_path / "faces", faces_root, uses)[wflw.TEST_LIST], uses
     ):
-        assert prepared_face._serves(prepared_face.read_face(record), image_from_crop, image_size)
+        assert prepared_face._serves(
+            *(prepared_face.read_face(record).place, image_from_crop, image_size)
+        )
         found = prepared_face.cut_face(record, image_from_crop, image_size)
         direct = prepared_face.cut_face(
             dataclasses.replace(record, shard=""), image_from_crop, image_size
@@ -146,7 +146,7 @@ def test_a_reduced_window_shows_every_point_where_it_is(test_records, tmp_path):
     writer.write(content)
     writer.close()
     face = prepared_face.read_face(shard := dataclasses.replace(record, shard=path))
-    assert face.image_from_window[0, 0] > 1.9
+    assert face.place.scale[0] > 1.9
     for _, image_from_crop in crops_of([record], uses, 20):
         found, direct = (prepared_face.cut_face(r, image_from_crop, 8) for r in (shard, record))
         # In pixels of the picture, of which a pixel of the crop shows twenty.
@@ -159,14 +159,11 @@ def test_the_strongest_draws_stay_within_the_window(faces_root, tmp_path):
     for uses in (uses_of(48), uses_of(48, 1, "landmarks"), uses_of(48, 2)):
         record = lists[wflw.TEST_LIST][0]
         window, reduction = prepared_face.face_window(record, uses, (4000, 4000))
-        face = prepared_face.Face(
-            np.zeros((1, 1, 3), np.uint8),
-            np.array([[reduction, 0, 0], [0, reduction, 0]], np.float64),
-            *(window, np.array([4000, 4000], np.int32)),
-            *(record.landmarks, record.box, record.attributes),
+        place = prepared_face.Place(
+            *((reduction, reduction), (0.0, 0.0)), tuple(window.tolist()), (4000, 4000)
         )
         for _, image_from_crop in crops_of([record], uses, 3000):
-            assert prepared_face._serves(face, image_from_crop, 48)
+            assert prepared_face._serves(place, image_from_crop, 48)
 
 
 def test_a_plain_crop_that_enlarges_the_face_needs_no_picture(faces_root, tmp_path):
@@ -175,7 +172,7 @@ def test_a_plain_crop_that_enlarges_the_face_needs_no_picture(faces_root, tmp_pa
     prepare(tmp_path / "faces", faces_root, uses)
     records = attach(tmp_path / "faces", faces_root, uses)[wflw.TEST_LIST]
     for record, image_from_crop in crops_of(records, uses, looks=1):
-        assert prepared_face._serves(prepared_face.read_face(record), image_from_crop, 960)
+        assert prepared_face._serves(prepared_face.read_face(record).place, image_from_crop, 960)
 
 
 @pytest.mark.parametrize("image_size", [4, 48])
@@ -200,7 +197,7 @@ def test_a_look_beyond_the_window_or_closer_is_cut_from_the_picture(faces_root, 
         box = geometry.scale_box(record.box, factor)
         image_from_crop = geometry.invert(geometry.crop_from_image(box, 4))
         face = prepared_face.read_face(record)
-        if not prepared_face._serves(face, image_from_crop, 4):
+        if not prepared_face._serves(face.place, image_from_crop, 4):
             count += 1
             direct = transforms.crop_image(transforms.read_image(record), image_from_crop, 4)
             np.testing.assert_array_equal(

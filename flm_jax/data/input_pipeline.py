@@ -173,9 +173,9 @@ class ReadBatch:
         records = [self.records[row] for row in rows]
         rngs, maps = self._crops_from_images(step, rows, records)
         landmarks = geometry.apply(maps, np.stack([record.landmarks for record in records]))
-        for i, row_landmarks, crop_from_image in zip(places, landmarks, maps, strict=True):
-            mirrored = geometry.mirrors(crop_from_image)
-            batch["landmarks"][i] = row_landmarks[MIRROR] if mirrored else row_landmarks
+        mirrored = geometry.mirrors(maps)
+        landmarks[mirrored] = landmarks[mirrored][:, MIRROR]
+        batch["landmarks"][places] = landmarks
         inverses = [geometry.invert(crop_from_image) for crop_from_image in maps]
         batch["image_from_crop"][places] = inverses
         for i, record, rng, image_from_crop in zip(places, records, rngs, inverses, strict=True):

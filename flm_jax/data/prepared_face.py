@@ -11,6 +11,7 @@ picture can't be read.
 import dataclasses
 import functools
 import math
+import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
-from flm_jax import geometry
 from flm_jax.data import transforms
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
@@ -51,6 +51,7 @@ _FACE = np.dtype(
         ("image_size", "<i4", 2),
     ]
 )
+_PLACE = struct.Struct("<6d4i2i")  # of its last three
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,21 +73,33 @@ class Uses:
     zoom: float
 
 
+class Place(NamedTuple):
+    """Where a window lies in its picture.
+
+    Attributes:
+        scale: how many pixels of the picture one of the window spans, in x and in y.
+        start: the place of the window's pixel (0, 0) in the picture, x and y.
+        window: its xmin, ymin, xmax, ymax in whole pixels of the picture, the last two exclusive.
+        image_size: the picture's width and height.
+    """
+
+    scale: tuple[float, float]
+    start: tuple[float, float]
+    window: tuple[int, int, int, int]
+    image_size: tuple[int, int]
+
+
 class Face(NamedTuple):
     """A face as it was cut.
 
     Attributes:
         image: u8[h, w, 3], the window as BGR.
-        image_from_window: f64[2, 3].
-        window: i32[4], its xmin, ymin, xmax, ymax in whole pixels of the picture, the last two
-            exclusive; and `image_size` i32[2], the picture's width and height.
+        place: where that lies in the picture.
         landmarks, box, attributes: as of `wflw.Record`, bit for bit.
     """
 
     image: UInt8[ndarray, "h w 3"]
-    image_from_window: Float[ndarray, "2 3"]
-    window: Int[ndarray, "4"]
-    image_size: Int[ndarray, "2"]
+    place: Place
     landmarks: Float[ndarray, "98 2"]
     box: Float[ndarray, "4"]
     attributes: Bool[ndarray, "6"]
@@ -146,18 +159,10 @@ def read_face(record: Record) -> Face:
     Raises:
         PictureError: its picture could not be read when it was cut, or the shard is damaged.
     """
-    try:
-        content = _reader(record.shard).read([record.shard_row])[0]
-    except (OSError, RuntimeError, IndexError) as error:
-        reason = str(error).split(";")[0]
-        raise PictureError(f"{record.place}: {record.shard} is damaged: {reason}. {FIX}") from None
-    if len(content) <= _FACE.itemsize:
-        raise PictureError(f"{record.place}: could not be read when {record.shard} was cut")
+    content = _read(record)
     header = np.frombuffer(content, _FACE, 1)[0]
-    image = cv2.imdecode(np.frombuffer(content, np.uint8, offset=_FACE.itemsize), cv2.IMREAD_COLOR)
-    if image is None or header["landmarks"].tobytes() != record.landmarks.tobytes():
-        raise PictureError(f"{record.place}: {record.shard} holds another face. {FIX}")
-    return Face(np.asarray(image), *(header[name] for name in Face._fields[1:]))
+    known = (header[name] for name in ("landmarks", "box", "attributes"))
+    return Face(_decode(record, content), _place(content), *known)
 
 
 def read_content(record: Record) -> tuple[bytes, Float[ndarray, "2 3"]]:
@@ -165,7 +170,7 @@ def read_content(record: Record) -> tuple[bytes, Float[ndarray, "2 3"]]:
     if not record.shard:
         with open(record.image_path, "rb") as file:
             return file.read(), np.eye(2, 3)
-    content = _reader(record.shard).read([record.shard_row])[0]
+    content = _read(record)
     return content[_FACE.itemsize :], np.frombuffer(content, _FACE, 1)[0]["image_from_window"]
 
 
@@ -177,28 +182,61 @@ def cut_face(
     Raises:
         PictureError: it can't be read.
     """
+    # What stands here in numbers of Python would take several times as long in small arrays, and
+    # the loader's other threads wait for it.
     if record.shard:
-        face = read_face(record)
-        if _serves(face, image_from_crop, size):
-            window_from_image = geometry.invert(face.image_from_window)
-            window_from_crop = geometry.compose(window_from_image, image_from_crop)
-            return transforms.crop_image(face.image, window_from_crop, size)
+        content = _read(record)
+        place = _place(content)
+        if _serves(place, image_from_crop, size):
+            window_from_crop = np.array(
+                [
+                    [a / scale, b / scale, (middle - start) / scale]
+                    for (a, b, middle), scale, start in zip(
+                        image_from_crop.tolist(), place.scale, place.start, strict=True
+                    )
+                ]
+            )
+            return transforms.crop_image(_decode(record, content), window_from_crop, size)
     return transforms.crop_image(transforms.read_image(record), image_from_crop, size)
 
 
-def _serves(face, image_from_crop, size) -> bool:
+def _read(record) -> bytes:
+    """The shard's record of the face that the record names."""
+    try:
+        content = _reader(record.shard).read([record.shard_row])[0]
+    except (OSError, RuntimeError, IndexError) as error:
+        reason = str(error).split(";")[0]
+        raise PictureError(f"{record.place}: {record.shard} is damaged: {reason}. {FIX}") from None
+    if len(content) <= _FACE.itemsize:
+        raise PictureError(f"{record.place}: could not be read when {record.shard} was cut")
+    if not content.startswith(record.landmarks.tobytes()):
+        raise PictureError(f"{record.place}: {record.shard} holds another face. {FIX}")
+    return content
+
+
+def _decode(record, content) -> UInt8[ndarray, "h w 3"]:
+    image = cv2.imdecode(np.frombuffer(content, np.uint8, offset=_FACE.itemsize), cv2.IMREAD_COLOR)
+    if image is None:
+        raise PictureError(f"{record.place}: {record.shard} holds no picture of it. {FIX}")
+    return np.asarray(image)
+
+
+def _place(content) -> Place:
+    a, _, x, _, d, y, *sides = _PLACE.unpack_from(content, _FACE.itemsize - _PLACE.size)
+    return Place((a, d), (x, y), tuple(sides[:4]), tuple(sides[4:]))
+
+
+def _serves(place, image_from_crop, size) -> bool:
     """Whether the window holds all that the crop looks at, and in the detail that it shows."""
-    reductions = face.image_from_window.diagonal().tolist()
-    window, sides = face.window.tolist(), face.image_size.tolist()
     for axis, (a, b, start) in enumerate(image_from_crop.tolist()):
-        shrink, reduction = math.hypot(a, b), reductions[axis]
+        shrink, reduction, side = math.hypot(a, b), place.scale[axis], place.image_size[axis]
         if reduction > 1 and shrink < _LEFT_TO_SHRINK / 2 * reduction:
             return False
         middle = (a + b) * (size - 1) / 2 + start
         half = (abs(a) + abs(b)) * size / 2 + shrink + 1
-        low = min(max(math.floor(middle - half), 0), sides[axis] - 1)
-        high = min(max(math.ceil(middle + half), low + 1), sides[axis])
-        if low < window[axis] or high > window[axis + 2]:
+        low = min(max(math.floor(middle - half), 0), side - 1)
+        high = min(max(math.ceil(middle + half), low + 1), side)
+        if low < place.window[axis] or high > place.window[axis + 2]:
             return False
     return True
 

@@ -4,6 +4,7 @@ A crop is one affine map, applied once. What the map holds (a margin, a stretch)
 not a branch in the code that applies it.
 """
 
+import math
 import os
 from typing import Any
 
@@ -133,9 +134,10 @@ def normalise(crop: UInt8[ndarray, "h w 3"], out: Float[ndarray, "h w 3"]) -> No
 def _reduce(image, image_from_crop, size):
     """Area-reduces the part of the image under the crop, where the crop would shrink it."""
     # The length of a row is how many pixels of the image, in x or in y, one step in the crop spans.
-    shrink = np.hypot(image_from_crop[:, 0], image_from_crop[:, 1])
-    if shrink.max() <= MAX_SHRINK:
+    shrinks = [math.hypot(a, b) for a, b, _ in image_from_crop.tolist()]
+    if max(shrinks) <= MAX_SHRINK:
         return image, image_from_crop
+    shrink = np.array(shrinks)
     height, width = image.shape[:2]
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5
     corners = geometry.apply(image_from_crop, corners)
