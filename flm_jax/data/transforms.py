@@ -54,7 +54,7 @@ def read_picture(path: str, place: str, *, upright: bool = False) -> UInt8[ndarr
         PictureError: it is missing, empty, truncated, of an absurd size, or no picture.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_SIZE:
                 raise PictureError(f"{place}: {size} bytes are too many for a picture")
             content = file.read()
@@ -62,9 +62,11 @@ def read_picture(path: str, place: str, *, upright: bool = False) -> UInt8[ndarr
         raise PictureError(f"{place}: can't be read: {error.strerror}") from None
     if not content:
         raise PictureError(f"{place}: the file is empty")
-    # libjpeg fills what a truncated file lacks with grey. The end mark must follow the last scan.
-    if content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise PictureError(f"{place}: the JPEG is truncated ({len(content)} bytes)")
+    # libjpeg fills what a truncated file lacks with grey. No scan may follow the last end mark.
+    if content.startswith(b"\xff\xd8"):
+        end = content.rfind(b"\xff\xd9")
+        if content.find(b"\xff\xda", max(end, 0)) >= 0:
+            raise PictureError(f"{place}: the JPEG is truncated ({len(content)} bytes)")
     try:
         orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | orientation)
