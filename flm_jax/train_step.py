@@ -145,7 +145,7 @@ def pmap_train_step(
         step = _skip_non_finite(step)
     if jax.process_count() > 1:
         step = _with_stop(step)
-    return _pmap(step, out_axes=(None, None), donate_argnums=0, devices=devices)
+    return _pmap(step, _CPU_TRAINING, out_axes=(None, None), donate_argnums=0, devices=devices)
 
 
 def _with_stop(step):
@@ -172,7 +172,8 @@ def pmap_eval_step(
     model: nn.Module, face_loss: FaceLoss
 ) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
     """`eval_step` on all devices. Batches are `[d, b/d, ...]`."""
-    return _pmap(partial(eval_step, model=model, face_loss=face_loss), out_axes=None)
+    step = partial(eval_step, model=model, face_loss=face_loss)
+    return _pmap(step, _CPU_EVALUATION, out_axes=None)
 
 
 def pmap_max() -> Callable[[Any], Array]:
@@ -180,8 +181,8 @@ def pmap_max() -> Callable[[Any], Array]:
     return jax.pmap(partial(jax.lax.pmax, axis_name=AXIS), axis_name=AXIS, out_axes=None)
 
 
-def _pmap(step, out_axes, donate_argnums=(), devices=None):
-    """`jax.pmap` over the batch, with the compiler's options for the device."""
+def _pmap(step, cpu_options, out_axes, donate_argnums=(), devices=None):
+    """`jax.pmap` over the batch, with the compiler's options on a CPU."""
     mapped = jax.pmap(
         step,
         axis_name=AXIS,
@@ -192,17 +193,24 @@ def _pmap(step, out_axes, donate_argnums=(), devices=None):
     )
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return mapped
-    options = _known(_CPU_OPTIONS)
+    options = _known(cpu_options)
     return jax.jit(mapped, donate_argnums=donate_argnums, compiler_options=options)
 
 
 # XLA's CPU back end leaves reductions to YNNPACK only when told so: ResNet-50's train step is 1.4
 # times as fast. Elementwise operations stay with XLA, which fuses more of them: YNNPACK would keep
 # the arrays between them, twice as much memory in all.
-_CPU_OPTIONS = {
+_CPU_TRAINING = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     )
+}
+
+# oneDNN's convolutions take in what follows them: bias, sum and ReLU. Jax 0.12 has them, 0.10 has
+# not. YNNPACK would take the convolutions before they could. The train step is slower so.
+_CPU_EVALUATION = {
+    "xla_cpu_experimental_onednn_custom_call": True,
+    "xla_cpu_experimental_ynn_fusion_type": "",
 }
 
 

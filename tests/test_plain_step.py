@@ -16,8 +16,8 @@ from flm_jax.train_state import create_train_state
 def make_plain(monkeypatch):
     """Flax's own layers, and XLA's own options."""
 
-    def pointwise(features, stride, dtype, use_bias, *, name):
-        settings = {"use_bias": use_bias, "dtype": dtype, "kernel_init": resnet._kernel_init}
+    def pointwise(features, stride, dtype, *, name):
+        settings = {"use_bias": False, "dtype": dtype, "kernel_init": resnet._kernel_init}
         return nn.Conv(features, (1, 1), stride, name=name, **settings)
 
     def max_pool(x):
@@ -27,7 +27,7 @@ def make_plain(monkeypatch):
     monkeypatch.setattr(resnet, "BatchNorm", nn.BatchNorm)
     monkeypatch.setattr(resnet, "convolve", None)
     monkeypatch.setattr(resnet, "max_pool", max_pool)
-    monkeypatch.setattr(steps, "_CPU_OPTIONS", {})
+    monkeypatch.setattr(steps, "_CPU_TRAINING", {})
 
 
 def make_model(dtype=jnp.float32):

@@ -140,7 +140,7 @@ def _fold(params, stats):
 
 def _layers(network, train):
     """Convolution and batch norm with torchvision's constants."""
-    conv = partial(_conv, dtype=network.dtype, use_bias=network.folded)
+    conv = partial(_conv, dtype=network.dtype, folded=network.folded)
     if network.folded:
         return conv, lambda name: lambda x: x
     norm = partial(
@@ -154,9 +154,9 @@ def _layers(network, train):
     return conv, norm
 
 
-def _conv(features, size, stride=1, *, dtype, use_bias, name):
-    if size == 1:
-        return PointwiseConv(features, stride, dtype, use_bias, name=name)
+def _conv(features, size, stride=1, *, dtype, folded, name):
+    if size == 1 and not folded:
+        return PointwiseConv(features, stride, dtype, name=name)
     # Flax's 'SAME' would pad a strided convolution (0, 1) where torchvision pads (1, 1).
     padding = (size - 1) // 2
     return nn.Conv(
@@ -164,7 +164,7 @@ def _conv(features, size, stride=1, *, dtype, use_bias, name):
         (size, size),
         stride,
         padding=padding,
-        use_bias=use_bias,
+        use_bias=folded,
         dtype=dtype,
         kernel_init=_kernel_init,
         conv_general_dilated=convolve if size == 3 else None,
@@ -176,26 +176,22 @@ class PointwiseConv(nn.Module):
     """A 1x1 convolution as the product of two matrices that it is, with `nn.Conv`'s parameter.
 
     XLA's gradient of a 1x1 convolution on the CPU takes two to ten times as long; that of a product
-    over the last axis of four transposes what it sums over, which two matrices spare it.
+    over the last axis of four transposes what it sums over, which two matrices spare it. The folded
+    network has no gradient, and convolutions that take bias, sum and ReLU in.
     """
 
     features: int
     stride: int
     dtype: DTypeLike
-    use_bias: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
         kernel = self.param("kernel", _kernel_init, (1, 1, x.shape[-1], self.features))
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = nn.dtypes.promote_dtype(
-            x[:, :: self.stride, :: self.stride], kernel, bias, dtype=self.dtype
+        x, kernel = nn.dtypes.promote_dtype(
+            x[:, :: self.stride, :: self.stride], kernel, dtype=self.dtype
         )
         y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-        y = y.reshape(*x.shape[:-1], self.features)
-        return y if bias is None else y + bias
+        return y.reshape(*x.shape[:-1], self.features)
 
 
 def _shortcut(x, features, stride, conv, norm):
