@@ -206,12 +206,9 @@ _CPU_TRAINING = {
     )
 }
 
-# oneDNN's convolutions take in what follows them: bias, sum and ReLU. Jax 0.12 has them, 0.10 has
-# not. YNNPACK would take the convolutions before they could. The train step is slower so.
-_CPU_EVALUATION = {
-    "xla_cpu_experimental_onednn_custom_call": True,
-    "xla_cpu_experimental_ynn_fusion_type": "",
-}
+# The folded network is convolutions alone, and YNNPACK's are slower than XLA's own. It also leaves
+# them to oneDNN so, where XLA_FLAGS ask for that (README).
+_CPU_EVALUATION = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def _known(options):
