@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ _CHECKSUM = "crc32"
 # Beside the folder of the checkpoints:
 _DAMAGED = "damaged_checkpoints"
 _DISCARDED = "discarded_checkpoints"
+
+_REMOVALS = 50  # tries to empty the folder of what a failed save left
 
 
 class DamagedError(InputError):
@@ -348,11 +351,13 @@ class Checkpoints:
             if type(thread).__module__.startswith("orbax."):
                 with contextlib.suppress(Exception):
                     thread.join()
-        if self._cleans:
-            self._remove_unfinished()
-        if jax.process_count() == 1:
+        alone = jax.process_count() == 1
+        if alone:
             with contextlib.suppress(Exception):
                 self._manager.close()
+        if self._cleans:
+            self._remove_unfinished()
+        if alone:
             self._manager = self._open()
         return SaveError(
             f"{self._folder}: a checkpoint could not be saved: {_first_line(error)}. The ones "
@@ -361,8 +366,13 @@ class Checkpoints:
 
     def _remove_unfinished(self):
         """What a save leaves that was killed or has failed."""
-        for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for _ in range(_REMOVALS):
+            if not (leftovers := list(self._folder.glob("*.orbax-checkpoint-tmp*"))):
+                return
+            for leftover in leftovers:
+                shutil.rmtree(leftover, ignore_errors=True)
+            # TensorStore's threads, which can't be waited for, may have written meanwhile.
+            time.sleep(0.02)
 
     def _discard(self, at_rest=False):
         """Removes what Orbax has put away; the folder too, where no other can be on its way."""
