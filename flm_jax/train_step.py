@@ -206,8 +206,8 @@ _CPU_TRAINING = {
     )
 }
 
-# The folded network is convolutions alone, and YNNPACK's are slower than XLA's own. It also leaves
-# them to oneDNN so, where XLA_FLAGS ask for that (README).
+# YNNPACK gets nothing here: with a reduction it would take the convolutions before it too, and its
+# own are slower than XLA's, or than oneDNN's, where XLA_FLAGS ask for those (README).
 _CPU_EVALUATION = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 

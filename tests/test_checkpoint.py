@@ -135,6 +135,23 @@ def test_what_a_killed_save_left_is_removed(tmp_path):
         assert not litter.exists()
 
 
+def test_what_is_written_while_it_is_removed_is_removed_too(tmp_path, monkeypatch):
+    """TensorStore's threads may still write for a save that has failed."""
+    litter = tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp" / "state"
+    litter.mkdir(parents=True)
+    removing, late = shutil.rmtree, [litter, litter]
+
+    def remove(path, **settings):
+        removing(path, **settings)
+        if late:
+            late.pop().mkdir(parents=True)
+
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    with contextlib.closing(Checkpoints(tmp_path)):
+        assert not late
+        assert not litter.parent.exists()
+
+
 def test_without_any_validation_the_newest_is_the_best(tmp_path):
     save(tmp_path, {10: None, 20: None}, keep_last=2)
     with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:

@@ -17,8 +17,8 @@ def make_plain(monkeypatch):
     """Flax's own layers, and XLA's own options."""
 
     def pointwise(features, stride, dtype, *, name):
-        settings = {"use_bias": False, "dtype": dtype, "kernel_init": resnet._kernel_init}
-        return nn.Conv(features, (1, 1), stride, name=name, **settings)
+        settings = {"dtype": dtype, "kernel_init": resnet._kernel_init}
+        return nn.Conv(features, (1, 1), stride, use_bias=False, name=name, **settings)
 
     def max_pool(x):
         return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))

@@ -112,9 +112,8 @@ def test_every_crop_is_that_of_the_picture_to_what_jpeg_costs(
     for record, image_from_crop in crops_of(
         attach(tmp_path / "faces", faces_root, uses)[wflw.TEST_LIST], uses
     ):
-        assert prepared_face._serves(
-            *(prepared_face.read_face(record).place, image_from_crop, image_size)
-        )
+        place = prepared_face.read_face(record).place
+        assert prepared_face._serves(place, image_from_crop, image_size)
         found = prepared_face.cut_face(record, image_from_crop, image_size)
         direct = prepared_face.cut_face(
             dataclasses.replace(record, shard=""), image_from_crop, image_size
@@ -160,7 +159,10 @@ def test_the_strongest_draws_stay_within_the_window(faces_root, tmp_path):
         record = lists[wflw.TEST_LIST][0]
         window, reduction = prepared_face.face_window(record, uses, (4000, 4000))
         place = prepared_face.Place(
-            *((reduction, reduction), (0.0, 0.0)), tuple(window.tolist()), (4000, 4000)
+            scale=(reduction, reduction),
+            start=(0.0, 0.0),
+            window=tuple(window.tolist()),
+            image_size=(4000, 4000),
         )
         for _, image_from_crop in crops_of([record], uses, 3000):
             assert prepared_face._serves(place, image_from_crop, 48)

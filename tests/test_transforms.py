@@ -140,11 +140,23 @@ def jpeg():
     return cv2.imencode(".jpg", noise)[1].tobytes()
 
 
+def with_thumbnail(jpeg):
+    """The JPEG with another, whole, in a segment of its header, as cameras have it."""
+    small = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    return jpeg[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + jpeg[2:]
+
+
+def test_a_whole_jpeg_with_a_thumbnail_is_read(tmp_path, jpeg):
+    (tmp_path / "face.jpg").write_bytes(with_thumbnail(jpeg))
+    assert transforms.read_image(make_record(tmp_path / "face.jpg")).shape == (80, 80, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda jpeg: b"", "the file is empty"),
         (lambda jpeg: jpeg[: len(jpeg) // 2], "the JPEG is truncated"),
+        (lambda jpeg: with_thumbnail(jpeg)[: -len(jpeg) // 2], "the JPEG is truncated"),
         (lambda jpeg: jpeg[:200], "not a picture, or a damaged one"),
         (lambda jpeg: b"<html>not found</html>", "not a picture, or a damaged one"),
     ],

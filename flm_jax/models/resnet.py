@@ -177,7 +177,7 @@ class PointwiseConv(nn.Module):
 
     XLA's gradient of a 1x1 convolution on the CPU takes two to ten times as long; that of a product
     over the last axis of four transposes what it sums over, which two matrices spare it. The folded
-    network has no gradient, and convolutions that take bias, sum and ReLU in.
+    network, which is not trained, has convolutions, so that a library's can take bias and ReLU in.
     """
 
     features: int
