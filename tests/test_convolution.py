@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flm_jax.models.convolution import convolve
+from flm_jax.models.winograd import convolve_rows_by_winograd
 
 
 def plain(x, kernel, stride):
@@ -18,13 +19,14 @@ def plain(x, kernel, stride):
     )
 
 
+@pytest.mark.parametrize("channels", [(3, 4), (64, 65)])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (6, 8), (7, 5)])
-def test_the_gradients_are_those_of_the_plain_convolution(size, stride):
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (6, 8), (7, 5), (14, 15)])
+def test_the_gradients_are_those_of_the_plain_convolution(size, stride, channels):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        x = jnp.asarray(rng.normal(size=(2, *size, 3)))
-        kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)))
+        x = jnp.asarray(rng.normal(size=(2, *size, channels[0])))
+        kernel = jnp.asarray(rng.normal(size=(3, 3, *channels)))
         expected, plain_vjp = jax.vjp(lambda x, k: plain(x, k, stride), x, kernel)
         found, vjp = jax.vjp(
             lambda x, k: convolve(x, k, (stride, stride), [(1, 1), (1, 1)]), x, kernel
@@ -33,6 +35,47 @@ def test_the_gradients_are_those_of_the_plain_convolution(size, stride):
         gradient = jnp.asarray(rng.normal(size=expected.shape))
         for a, b in zip(vjp(gradient), plain_vjp(gradient), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("height", range(1, 10))
+def test_winograds_rows_are_the_plain_convolution(height):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(size=(2, height, 5, 3)))
+        kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)))
+        found, expected = convolve_rows_by_winograd(x, kernel), plain(x, kernel, 1)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_winograds_rows_lose_less_than_a_digit_of_float32():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 16, 16, 64)), rng.normal(size=(3, 3, 64, 64))
+    with jax.enable_x64(True):
+        exact = np.asarray(plain(jnp.asarray(x), jnp.asarray(kernel), 1))
+    x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+
+    def error(convolve):
+        return np.sqrt(np.mean((np.asarray(convolve(x, kernel)) - exact) ** 2))
+
+    assert error(convolve_rows_by_winograd) < 10 * error(lambda x, kernel: plain(x, kernel, 1))
+
+
+def multiplications(size, channels, dtype=jnp.float32):
+    """Of a forward pass on the CPU, as XLA counts them."""
+    x = jax.ShapeDtypeStruct((2, *size, channels), dtype)
+    kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), dtype)
+    step = jax.jit(lambda x, k: convolve(x, k, (1, 1), [(1, 1), (1, 1)]))
+    return step.lower(x, kernel).compile().cost_analysis()["flops"]
+
+
+def test_wide_convolutions_of_many_pixels_take_fewer_multiplications():
+    per_channel = multiplications((16, 16), 32) / 32**2
+    assert multiplications((16, 16), 64) / 64**2 < 0.7 * per_channel
+
+
+def test_bfloat16_which_has_no_digits_to_lose_takes_them_all():
+    per_channel = multiplications((16, 16), 32, jnp.bfloat16) / 32**2
+    assert multiplications((16, 16), 64, jnp.bfloat16) / 64**2 > 0.9 * per_channel
 
 
 def test_what_it_can_not_do_is_an_error():

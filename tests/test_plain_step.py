@@ -31,7 +31,7 @@ def make_plain(monkeypatch):
 
 
 def make_model(dtype=jnp.float32):
-    backbone = resnet.ResNet((1, 1), width=8, dtype=dtype, axis_name=steps.AXIS)
+    backbone = resnet.ResNet((1, 1), width=64, dtype=dtype, axis_name=steps.AXIS)
     return LandmarkRegressor(backbone)
 
 
@@ -53,7 +53,7 @@ def train(state, batches, model, rate):
 def test_a_step_has_the_plain_gradient_in_float64(monkeypatch):
     initial = make_state()
     with jax.enable_x64(True):
-        start, batches = in_float64(initial), [in_float64(make_batch(4))]
+        start, batches = in_float64(initial), [in_float64(make_batch(8))]
         model = make_model(jnp.float64)
         fast = train(start, batches, model, 1.0)
         make_plain(monkeypatch)
@@ -68,7 +68,7 @@ def test_a_step_has_the_plain_gradient_in_float64(monkeypatch):
 
 
 def test_ten_steps_are_the_plain_ones_in_float32(monkeypatch):
-    start, batches = make_state(), [make_batch(4, seed) for seed in range(10)]
+    start, batches = make_state(), [make_batch(8, seed) for seed in range(10)]
     fast = train(start, batches, make_model(), 0.1)
     make_plain(monkeypatch)
     plain = train(start, batches, make_model(), 0.1)
