@@ -63,16 +63,16 @@ def _backward(stride, residuals, gradient):
 _convolve.defvjp(_forward, _backward)
 
 
-def _plain(x, kernel, stride, padding=(1, 1)):
-    if min(x.shape[1:3]) < kernel.shape[0]:
+def _plain(x, kernel, stride, padding=((1, 1), (1, 1))):
+    if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
         # XLA would take the padding back into the convolution, if it could.
-        x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-        x, padding = jax.lax.optimization_barrier(x), (0, 0)
+        x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+        padding = ((0, 0), (0, 0))
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        (padding, padding),
+        padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
@@ -102,23 +102,20 @@ def _input_gradient_of_stride_1(gradient, kernel, x):
 
 
 def _input_gradient_of_stride_2(gradient, kernel, x):
-    """All four phases of the input's pixels by one convolution with 2x2 kernels.
+    """A convolution for each of the four phases of the input's pixels.
 
     An output j looks at the inputs 2j - 1, 2j and 2j + 1 by the rows 0, 1 and 2 of the kernel. So
     the gradient of an even input 2j is that of output j, by row 1; of an odd one, 2j + 1, those of
     outputs j and j + 1, by rows 2 and 0. The same holds for columns.
     """
     batch, height, width, channels = x.shape
-    zero = jnp.zeros_like(kernel[0])
-    rows = [jnp.stack([kernel[1], zero]), jnp.stack([kernel[2], kernel[0]])]  # [phase][tap]
+    kernel = kernel.swapaxes(2, 3)
+    even, odd = kernel[1:2], kernel[::-2]
     phases = []
-    for row in rows:
-        middle, left, right = row[:, 1], row[:, 0], row[:, 2]
-        phases.append(jnp.stack([middle, jnp.zeros_like(middle)], axis=1))
-        phases.append(jnp.stack([right, left], axis=1))
-    # [2, 2, inputs of the gradient's convolution, its outputs: row phase, column phase, channel]
-    taps = jnp.concatenate(phases, axis=2).swapaxes(2, 3)
-    found = _plain(gradient, taps, 1, padding=(0, 1))
-    rows, columns = found.shape[1:3]
-    found = found.reshape(batch, rows, columns, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    for rows in (even, odd):
+        for taps in (rows[:, 1:2], rows[:, ::-2]):
+            padding = [(0, size - 1) for size in taps.shape[:2]]
+            phases.append(_plain(gradient, taps, 1, padding))
+    found = jnp.stack([jnp.stack(phases[:2], axis=3), jnp.stack(phases[2:], axis=3)], axis=2)
+    rows, columns = gradient.shape[1:3]
     return found.reshape(batch, 2 * rows, 2 * columns, channels)[:, :height, :width]
