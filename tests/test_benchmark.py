@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 
 import cv2
 import jax
@@ -18,6 +19,8 @@ from test_train import run, tiny
 from flm_jax import benchmark_figures, geometry, stopwatch
 from flm_jax.data import bare_loop, prepared_face, transforms, wflw
 from flm_jax.data.workers import num_cores
+from flm_jax.models import resnet
+from flm_jax.modes.benchmark import count_flops
 
 QUICK = ("--mode=benchmark", "--config.benchmark.repeats=2", "--config.benchmark.seconds=0.02")
 RATES = ["train", "eval", "loader", "end_to_end", "decode_limit", "bare_loop"]
@@ -108,6 +111,18 @@ def test_pytorch_that_is_not_there_is_named(faces_root, tmp_path):
     )
     assert code == 1
     assert "knows the losses wing, l1, smooth_l1, not loss.name=soft_wing" in output
+
+
+def test_the_model_flops_are_those_of_plain_convolutions(monkeypatch):
+    network = resnet.ResNet((1,), width=64, folded=True)
+    variables = jax.eval_shape(partial(network.init, train=False), jax.random.key(0), IMAGE)
+    found = count_flops(network, variables, IMAGE.shape[1])
+    monkeypatch.setattr(resnet, "convolve", None)
+    apply = jax.jit(lambda variables, image: network.apply(variables, image, train=False))
+    assert found == apply.lower(variables, IMAGE).cost_analysis()["flops"] > 1e7
+
+
+IMAGE = np.zeros((1, 64, 64, 3), np.float32)
 
 
 def figures_of(rates, num_devices=1):
