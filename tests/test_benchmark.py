@@ -20,7 +20,7 @@ from flm_jax import benchmark_figures, geometry, stopwatch
 from flm_jax.data import bare_loop, prepared_face, transforms, wflw
 from flm_jax.data.workers import num_cores
 from flm_jax.models import resnet
-from flm_jax.modes.benchmark import count_flops
+from flm_jax.modes.benchmark import count_flops, take_turns
 
 QUICK = ("--mode=benchmark", "--config.benchmark.repeats=2", "--config.benchmark.seconds=0.02")
 RATES = ["train", "eval", "loader", "end_to_end", "decode_limit", "bare_loop"]
@@ -123,6 +123,18 @@ def test_the_model_flops_are_those_of_plain_convolutions(monkeypatch):
 
 
 IMAGE = np.zeros((1, 64, 64, 3), np.float32)
+
+
+def test_the_rounds_go_to_and_fro():
+    calls = []
+
+    def measure(name):
+        calls.append(name)
+        return {name: 1.0}
+
+    rates = take_turns({name: partial(measure, name) for name in "abc"}, 3)
+    assert "".join(calls) == "abccbaabc"
+    assert rates == {name: [1.0, 1.0, 1.0] for name in "abc"}
 
 
 def figures_of(rates, num_devices=1):

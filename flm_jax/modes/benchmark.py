@@ -1,7 +1,7 @@
 """--mode benchmark: how fast each stage is, alone and together, beside what limits it.
 
-The measurements take turns for `benchmark.repeats` rounds, so that a machine that slows down slows
-them all. The figures are medians; `spread` has the slowest and the fastest round.
+The measurements take turns for `benchmark.repeats` rounds, to and fro, so that a machine that slows
+down slows them all. The figures are medians; `spread` has the slowest and the fastest round.
 """
 
 import collections
@@ -11,8 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +79,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
         figures["model_flops_per_image"] = steps.count_flops()
         figures["host_peak_bytes"] = peak_bytes()
         figures["device_bytes"] = steps.device_bytes()
-        measures = _measures(config, records, steps, stack)
         rival = None
         if config.benchmark.against == "torch":
             rival = stack.enter_context(_torch(config))
             figures["torch"] = rival.about
-            measures |= {
-                f"torch_{kind}": partial(_ask, rival, kind, config.benchmark.seconds)
-                for kind in ("train", "eval")
-            }
-        rates = _take_turns(measures, config.benchmark.repeats)
+        measures = _measures(config, records, steps, rival, stack)
+        rates = take_turns(measures, config.benchmark.repeats)
     figures |= summarise(rates, figures)
     text = json.dumps(figures, indent=2) + "\n"
     work_folder.write_atomically(workdir / "benchmark.json", lambda path: path.write_text(text))
@@ -207,11 +202,7 @@ def _torch(config: ConfigDict) -> contextlib.AbstractContextManager[TorchProcess
     )
 
 
-def _ask(rival, kind, seconds):
-    return {f"torch_{kind}": rival.rate(kind, seconds)}
-
-
-def _measures(config, records, steps, stack) -> dict[str, Callable[[], dict[str, float]]]:
+def _measures(config, records, steps, rival, stack) -> dict[str, Callable[[], dict[str, float]]]:
     """What is measured in every round: each gives rates in images a second, or FLOP a second."""
     seconds, size, images = config.benchmark.seconds, config.data.image_size, config.batch_size
     data = config.data
@@ -254,9 +245,17 @@ def _measures(config, records, steps, stack) -> dict[str, Callable[[], dict[str,
         last["train"] = images * calls_per_second(_warm(steps.train), seconds)
         return {"train": last["train"]}
 
+    def of_torch(kind):
+        if rival is None:
+            return {}
+        name = f"torch_{kind}"
+        return {name: lambda: {name: rival.rate(kind, seconds)}}
+
     found: dict[str, Callable[[], dict[str, float]]] = {
         "train": train,
+        **of_torch("train"),
         "eval": lambda: {"eval": images * calls_per_second(_warm(steps.evaluate), seconds)},
+        **of_torch("eval"),
         "loader": loader,
         "end_to_end": end_to_end,
         "on_all_cores": on_all_cores,
@@ -288,11 +287,16 @@ def _matrix_product(dtype, seconds) -> Callable[[], dict[str, float]]:
     }
 
 
-def _take_turns(measures, repeats) -> dict[str, list[float]]:
+def take_turns(
+    measures: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int
+) -> dict[str, list[float]]:
+    """What each measures in every round, the rounds to and fro."""
     rates: dict[str, list[float]] = collections.defaultdict(list)
     for turn in range(repeats):
-        print(f"round {turn + 1} of {repeats}: {', '.join(measures)}", flush=True)
-        for measure in measures.values():
-            for name, rate in measure().items():
+        # Cores are slower after hard work: nobody is to come after somebody else's every time.
+        order = list(measures) if turn % 2 == 0 else list(measures)[::-1]
+        print(f"round {turn + 1} of {repeats}: {', '.join(order)}", flush=True)
+        for measure in order:
+            for name, rate in measures[measure]().items():
                 rates[name].append(rate)
     return rates
