@@ -276,7 +276,9 @@ def distorted(name, seed=0, image=None, other=no_other, **ranges):
 
 @pytest.mark.parametrize("name", PHOTOMETRIC)
 def test_each_distortion_changes_pixels_and_only_where_it_is_on(name):
-    other = lambda rng: 255 - face()  # noqa: E731
+    def other(rng):
+        return 255 - face()
+
     assert any((distorted(name, seed, other=other) != face()).any() for seed in range(5))
     np.testing.assert_array_equal(
         augmentation.distort(generator(), face(), settings(name, probability=0.0), no_other), face()
@@ -317,8 +319,11 @@ def test_grey_has_no_colour():
 @pytest.mark.parametrize("name", ["flat_patch", "noise_patch", "picture_patch"])
 def test_a_patch_covers_one_bounded_rectangle(name):
     image = np.zeros((96, 96, 3), np.uint8)
-    other = lambda rng: np.full((96, 96, 3), 7, np.uint8)  # noqa: E731
     areas = []
+
+    def other(rng):
+        return np.full((96, 96, 3), 7, np.uint8)
+
     for seed in range(60):
         covered = distorted(name, seed, image=image, other=other).any(axis=2)
         if not covered.any():

@@ -22,6 +22,7 @@ from flm_jax.data.workers import num_cores
 from flm_jax.models import resnet
 from flm_jax.modes.benchmark import count_flops, take_turns
 
+IMAGE = np.zeros((1, 64, 64, 3), np.float32)
 QUICK = ("--mode=benchmark", "--config.benchmark.repeats=2", "--config.benchmark.seconds=0.02")
 RATES = ["train", "eval", "loader", "end_to_end", "decode_limit", "bare_loop"]
 
@@ -120,9 +121,6 @@ def test_the_model_flops_are_those_of_plain_convolutions(monkeypatch):
     monkeypatch.setattr(resnet, "convolve", None)
     apply = jax.jit(lambda variables, image: network.apply(variables, image, train=False))
     assert found == apply.lower(variables, IMAGE).cost_analysis()["flops"] > 1e7
-
-
-IMAGE = np.zeros((1, 64, 64, 3), np.float32)
 
 
 def test_the_rounds_go_to_and_fro():

@@ -19,7 +19,10 @@ from flm_jax.train_step import replicated
 
 def make_state(step):
     rng = np.random.default_rng(step)
-    leaf = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+
+    def leaf(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
     state = TrainState(
         step=jnp.int32(step),
         params={"head": {"kernel": leaf(4, 6), "bias": leaf(6)}},

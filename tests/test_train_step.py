@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -147,23 +148,24 @@ def test_a_second_step_does_not_compile_again():
     state = fresh_state()
     batch = steps.put_on_devices(make_batch())
     state, _ = step(state, batch)
-    with jax.log_compiles(True), _captured_compilations() as compiled:
+    with jax.log_compiles(True), captured_compilations() as compiled:
         step(state, batch)
     assert not compiled
 
 
-class _captured_compilations:  # noqa: N801 (a context manager)
-    def __enter__(self):
-        self.records = []
-        self.handler = logging.Handler()
-        self.handler.emit = lambda record: (
-            self.records.append(record.getMessage()) if "Compiling" in record.getMessage() else None
-        )
-        logging.getLogger("jax").addHandler(self.handler)
-        return self.records
-
-    def __exit__(self, *_):
-        logging.getLogger("jax").removeHandler(self.handler)
+@contextlib.contextmanager
+def captured_compilations():
+    """The messages of JAX's compilations, as they come."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: (
+        records.append(record.getMessage()) if "Compiling" in record.getMessage() else None
+    )
+    logging.getLogger("jax").addHandler(handler)
+    try:
+        yield records
+    finally:
+        logging.getLogger("jax").removeHandler(handler)
 
 
 def test_options_that_this_compiler_lacks_are_left_out():

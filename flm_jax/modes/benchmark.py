@@ -293,7 +293,8 @@ def take_turns(
     """What each measures in every round, the rounds to and fro."""
     rates: dict[str, list[float]] = collections.defaultdict(list)
     for turn in range(repeats):
-        # Cores are slower after hard work: nobody is to come after somebody else's every time.
+        # Cores are slower after hard work: nobody is to come after somebody else's every time. The
+        # first round goes forth, as `end_to_end` looks at what was measured before it.
         order = list(measures) if turn % 2 == 0 else list(measures)[::-1]
         print(f"round {turn + 1} of {repeats}: {', '.join(order)}", flush=True)
         for measure in order:
