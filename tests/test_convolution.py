@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from flm_jax.models.convolution import convolve
 
@@ -73,6 +74,17 @@ def test_wide_convolutions_of_many_pixels_take_fewer_multiplications(gradient):
 def test_where_nothing_is_won_it_is_one_convolution(batch, size, channels, settings):
     text = lower(batch, size, channels, **settings).as_text()
     assert text.count("stablehlo.convolution") == 1
+
+
+def test_an_exported_one_takes_any_number_of_images():
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 64, 64)), jnp.float32)
+    images = jax.ShapeDtypeStruct(export.symbolic_shape("batch, 8, 8, 64"), jnp.float32)
+    step = jax.jit(lambda x: convolve(x, kernel, (1, 1), [(1, 1), (1, 1)]))
+    exported = export.export(step, platforms=["cpu", "cuda", "tpu"])(images)
+    for batch in (1, 3):
+        x = jnp.asarray(rng.normal(size=(batch, 8, 8, 64)), jnp.float32)
+        np.testing.assert_allclose(exported.call(x), plain(x, kernel, 1), rtol=1e-4, atol=1e-3)
 
 
 def test_what_it_can_not_do_is_an_error():

@@ -86,7 +86,8 @@ def _winograd_pays(x, kernel, pixels_per_channel):
     batch, height, width, _ = x.shape
     channels = min(kernel.shape[2:])
     return (
-        x.dtype.itemsize >= 4  # bfloat16 has no digits to lose.
+        isinstance(batch, int)  # An exported network's may be any number.
+        and x.dtype.itemsize >= 4  # bfloat16 has no digits to lose.
         and channels >= 64
         and min(height, width) >= 3
         and batch * height * width >= pixels_per_channel * channels
