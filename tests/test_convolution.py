@@ -79,11 +79,11 @@ def test_where_nothing_is_won_it_is_one_convolution(batch, size, channels, setti
 def test_an_exported_one_takes_any_number_of_images():
     rng = np.random.default_rng(0)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 64, 64)), jnp.float32)
-    images = jax.ShapeDtypeStruct(export.symbolic_shape("batch, 8, 8, 64"), jnp.float32)
+    images = jax.ShapeDtypeStruct(export.symbolic_shape("batch, 5, 5, 64"), jnp.float32)
     step = jax.jit(lambda x: convolve(x, kernel, (1, 1), [(1, 1), (1, 1)]))
     exported = export.export(step, platforms=["cpu", "cuda", "tpu"])(images)
-    for batch in (1, 3):
-        x = jnp.asarray(rng.normal(size=(batch, 8, 8, 64)), jnp.float32)
+    for batch in (1, 4):
+        x = jnp.asarray(rng.normal(size=(batch, 5, 5, 64)), jnp.float32)
         np.testing.assert_allclose(exported.call(x), plain(x, kernel, 1), rtol=1e-4, atol=1e-3)
 
 
