@@ -7,7 +7,7 @@ import pytest
 from configs.wflw_resnet50 import AUGMENTATION
 from flm_jax import geometry
 from flm_jax.data import input_pipeline
-from flm_jax.data.input_pipeline import EvaluationOrder, ReadBatch, TrainingOrder
+from flm_jax.data.input_pipeline import EvaluationOrder, ReadBatch, TrainingOrder, WorkerError
 from flm_jax.data.transforms import PictureError
 from flm_jax.errors import InputError
 
@@ -121,7 +121,7 @@ def test_its_text_holds_no_faces(test_records):
     settings = {"image_size": 8, "box": "landmarks", "crop": {"margin": 0}, "mirror": False}
     order = EvaluationOrder(len(test_records), 8)
     reading = ReadBatch(order, test_records, augmentation=None, **settings)
-    assert len(repr(reading.map)) < 1000
+    assert len(repr(reading.write)) < 1000
 
 
 def assert_same(a, b):
@@ -139,11 +139,35 @@ def test_threads_and_start_do_not_change_the_batches(train_records):
     assert read(order, train_records, start=len(order)) == []
 
 
-def test_worker_processes_do_not_change_the_batches(train_records):
-    order = make_order(num_faces=len(train_records), batch_size=16, num_epochs=1)
-    assert_same(
-        read(order, train_records, start=1), read(order, train_records, start=1, num_workers=2)
-    )
+@pytest.mark.parametrize("shared", [True, False])
+def test_worker_processes_do_not_change_the_batches(train_records, monkeypatch, shared):
+    """They send some at a time, through memory that is shared where the system has it."""
+    monkeypatch.setattr(input_pipeline.shared_memory, "is_available", lambda: shared)
+    order = make_order(num_faces=len(train_records), batch_size=10, num_epochs=4)
+    start = 1
+    assert (len(order) - start) % (64 // 10) != 0
+    expected = read(order, train_records, start=start)
+    assert_same(expected, read(order, train_records, start=start, num_workers=2))
+
+
+@pytest.mark.parametrize(("num_workers", "in_hand"), [(0, 1), (1, 4)])
+def test_memory_is_bounded_by_the_batches_that_wait(train_records, num_workers, in_hand):
+    order = make_order(num_faces=len(train_records), batch_size=16, num_epochs=100)
+    settings = {"image_size": 16, "box": "rectangle", "crop": CROP, "num_threads": 1}
+    batches = input_pipeline.batches(order, train_records, num_workers=num_workers, **settings)
+    images = (batch["image"] for batch in itertools.islice(batches, 60))
+    places = {image.__array_interface__["data"][0] for image in images}
+    assert len(places) <= input_pipeline.most_waiting(16, num_workers, 1) + in_hand
+    batches.close()
+
+
+def test_a_worker_that_can_not_be_reached_is_told_of(train_records, monkeypatch):
+    def receive(self, sent):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(input_pipeline.ParentMemory, "receive", receive)
+    with pytest.raises(WorkerError, match=r"reached: No such file .*fewer data\.num_workers"):
+        read(make_order(num_faces=len(train_records)), train_records, num_workers=1)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -2,9 +2,9 @@
 
     step -> this process's rows -> read, crop, augment, normalise -> prefetch
 
-An element of the grain dataset is a whole batch, written once into its arrays. Its number is the
-training step, so a run continues exactly from any step, whatever number of processes, workers and
-threads reads.
+An element of the grain dataset is a whole batch, or some of them, written once into their arrays.
+Its number is the training step, so a run continues exactly from any step, whatever number of
+processes, workers and threads reads.
 """
 
 import dataclasses
@@ -17,13 +17,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from flm_jax import geometry
-from flm_jax.data import augmentation, transforms
+from flm_jax.data import augmentation, shared_memory, transforms
 from flm_jax.data.batch_memory import BatchMemory
 from flm_jax.data.prepared_face import cut_face, read_face
+from flm_jax.data.shared_memory import ParentMemory, WorkerMemory
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
 from flm_jax.data.workers import num_cores, start_worker
@@ -33,6 +34,11 @@ from flm_jax.landmarks import MIRROR
 _PADDING = -1
 _PIECE_TRIES = 8
 _MOST_THREADS = 16
+_AHEAD = 2  # batches that wait for this process, besides one for each of its threads
+
+# Faces that a worker process sends at a time, at least: to send few takes as long.
+_FACES_TO_SEND = 64
+_SMALL_ARRAY = 2**20  # bytes
 
 
 class WorkerError(InputError):
@@ -120,7 +126,7 @@ def _share(rows, process_index, process_count):
 
 @dataclasses.dataclass(frozen=True)
 class ReadBatch:
-    """Step -> batch; padding is zero, with index -1 and mask 0.
+    """Step and memory for the image -> batch; padding is zero, with index -1 and mask 0.
 
     A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in its pixels, image_from_crop
     f32[b, 2, 3], index i32[b] and mask f32[b], and here unreadable bool[b]: an empty sample, whose
@@ -135,7 +141,6 @@ class ReadBatch:
         crop: keywords of `transforms.crop_box`.
         augmentation: settings of `augmentation`, for training; None: the faces as they are.
         mirror: whether every face is mirrored.
-        memory: of the images.
     """
 
     order: TrainingOrder | EvaluationOrder
@@ -145,12 +150,15 @@ class ReadBatch:
     crop: Mapping[str, Any]
     augmentation: augmentation.Settings | None
     mirror: bool
-    memory: BatchMemory = dataclasses.field(default_factory=BatchMemory)
 
-    def map(self, step: int) -> dict[str, ndarray]:
-        rows, size = self.order[step], self.image_size
+    def image_shape(self, step: int) -> tuple[int, ...]:
+        return len(self.order[step]), self.image_size, self.image_size, 3
+
+    def write(self, step: int, image: Float[ndarray, "b s s 3"]) -> dict[str, ndarray]:
+        """The batch of a step, its image in the (contiguous) memory given."""
+        rows = self.order[step]
         batch = {
-            "image": self.memory.empty((len(rows), size, size, 3)),
+            "image": image,
             "landmarks": np.zeros((len(rows), 98, 2), np.float32),
             "image_from_crop": np.zeros((len(rows), 2, 3), np.float32),
             "index": rows.astype(np.int32),
@@ -246,8 +254,8 @@ def batches(
         records: what the rows count.
         image_size, box, crop, augmentation, mirror: of `ReadBatch`.
         num_workers: worker processes; 0 reads in threads of this process.
-        num_threads: threads of every process; 0: what `default_threads` says. Each process holds
-            so many batches at a time, and two more.
+        num_threads: threads of every process; 0: what `default_threads` says. How many batches
+            there are at a time, `most_waiting` says.
         start: the first batch.
         at_unreadable: called with the row of a picture that can't be read, when its batch is due.
             Its sample is empty then, with mask 0. None: PictureError.
@@ -256,19 +264,11 @@ def batches(
         PictureError: a picture can't be read, when its batch is due.
         WorkerError: a worker process has died.
     """
-    import grain  # Prediction needs none of it.
-
     if start >= len(order):
         return
+    read = ReadBatch(order, records, image_size, box, crop, augmentation, mirror)
     num_threads = num_threads or default_threads(num_workers)
-    dataset = (
-        grain.MapDataset.range(start, len(order))
-        .map(ReadBatch(order, records, image_size, box, crop, augmentation, mirror).map)
-        .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=num_threads + 2))
-    )
-    if num_workers:
-        options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=start_worker)
+    dataset = _dataset(range(start, len(order)), read, num_workers, num_threads)
     # The batch's threads share the cores already; OpenCV's own would only wait for one another.
     cv2.setNumThreads(1)
     # Worker processes inherit the mask: a signal for the whole group must not reach them before
@@ -278,22 +278,80 @@ def batches(
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         iterator = iter(dataset)
-        first = _next(iterator)
+        group = _next(iterator)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    memory = ParentMemory()
     try:
-        batch = first
-        while batch is not None:
-            unreadable = batch.pop("unreadable")
-            for row in batch["index"][unreadable]:
-                if at_unreadable is None:
-                    raise picture_error(records[row])
-                at_unreadable(int(row))
-            batch["mask"][unreadable] = 0
-            yield batch
-            batch = _next(iterator)
+        while group is not None:
+            sent, batches = group
+            for image, batch in zip(_receive(memory, sent), batches, strict=False):
+                for row in batch["index"][batch["unreadable"]]:
+                    if at_unreadable is None:
+                        raise picture_error(records[row])
+                    at_unreadable(int(row))
+                batch["mask"][batch.pop("unreadable")] = 0
+                yield {"image": image, **batch}
+            group = _next(iterator)
     finally:
         iterator.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadGroup:
+    """Step -> the images of that step and the next ones, as they are sent, and their batches."""
+
+    read: ReadBatch
+    memory: BatchMemory | WorkerMemory
+    size: int
+    end: int
+
+    def map(self, step):
+        steps = range(step, min(step + self.size, self.end))
+        images = self.memory.empty((self.size, *self.read.image_shape(step)))
+        batches = [self.read.write(each, images[i]) for i, each in enumerate(steps)]
+        for batch in batches:
+            del batch["image"]
+        return self.memory.send(images), batches
+
+
+def _dataset(steps, read, num_workers, num_threads):
+    """The groups of the steps' batches, read ahead by grain."""
+    import grain  # Prediction needs none of it.
+
+    rows = read.image_shape(steps[0])[0]
+    size = _batches_to_send(rows) if num_workers else 1
+    memory = WorkerMemory() if num_workers and shared_memory.is_available() else BatchMemory()
+    ahead = num_threads + (0 if num_workers else _AHEAD)
+    dataset = (
+        grain.MapDataset.range(steps.start, steps.stop, size)
+        .map(_ReadGroup(read, memory, size, steps.stop).map)
+        .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=ahead))
+    )
+    if not num_workers:
+        return dataset
+    # To share each of the small arrays too, as grain would, takes longer than to send it.
+    options = grain.experimental.DatasetOptions(min_shm_size=_SMALL_ARRAY)
+    dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
+    options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1)
+    return dataset.mp_prefetch(options, worker_init_fn=start_worker)
+
+
+def _batches_to_send(rows):
+    return max(1, _FACES_TO_SEND // rows)
+
+
+def most_waiting(rows: int, num_workers: int, num_threads: int) -> int:
+    """How many batches of `rows` faces wait when nobody takes any, at most.
+
+    num_workers and num_threads are those of `batches`.
+    """
+    num_threads = num_threads or default_threads(num_workers)
+    if not num_workers:
+        return num_threads + _AHEAD
+    # Besides those that threads read: one that is sent, two in the queue between the processes and
+    # two behind it.
+    return num_workers * (num_threads + 5) * _batches_to_send(rows)
 
 
 def default_threads(num_workers: int) -> int:
@@ -321,11 +379,22 @@ def _next(iterator):
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
-        raise WorkerError(
-            "a process that reads pictures has died: "
-            f"{str(error).splitlines()[0].split('. ')[0]}. It may have been out of memory; "
-            "fewer data.num_workers need less, and 0 none"
-        ) from None
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise _worker_error(f"has died: {reason}") from None
+
+
+def _receive(memory, images):
+    try:
+        return memory.receive(images)
+    except OSError as error:
+        raise _worker_error(f"can't be reached: {error.strerror}") from None
+
+
+def _worker_error(what):
+    return WorkerError(
+        f"a process that reads pictures {what}. It may have been out of memory; "
+        "fewer data.num_workers need less, and 0 none"
+    )
 
 
 def fingerprint(records: Sequence[Record]) -> int:

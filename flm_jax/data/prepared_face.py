@@ -203,7 +203,7 @@ def cut_face(
 def _read(record) -> bytes:
     """The shard's record of the face that the record names."""
     try:
-        content = _reader(record.shard).read([record.shard_row])[0]
+        content = _reader(record.shard).read(record.shard_row, record.shard_row + 1)[0]
     except (OSError, RuntimeError, IndexError) as error:
         reason = str(error).split(";")[0]
         raise PictureError(f"{record.place}: {record.shard} is damaged: {reason}. {FIX}") from None

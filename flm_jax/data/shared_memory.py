@@ -1,0 +1,105 @@
+"""Memory of arrays that a worker process writes and its parent reads, with no copy between.
+
+Each array lies in a file of memory without a name, which its process's descriptor alone keeps: the
+parent opens it in /proc, nothing is left over when processes are killed, and /dev/shm, which
+containers have little of, is not used.
+"""
+
+import dataclasses
+import math
+import mmap
+import os
+import threading
+import weakref
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+# Before the array, so that it begins at a page: whether it is in use. The worker sets it before it
+# writes; the parent clears it when nothing refers to the array any more.
+_HEADER = mmap.PAGESIZE
+_FREE, _IN_USE = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """Where a worker's array lies: its process, its descriptor there, and the array's shape."""
+
+    process: int
+    descriptor: int
+    shape: tuple[int, ...]
+
+
+def is_available() -> bool:
+    """Whether the operating system has such files: Linux has."""
+    return hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+
+
+class WorkerMemory:
+    """A worker's arrays, in the memory of those that its parent is done with.
+
+    It holds as many as were in use at a time. Safe for threads; in another process it starts empty.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._files: dict[int, mmap.mmap] = {}  # by their descriptors
+        self._descriptors: dict[int, int] = {}  # by the addresses of their arrays
+
+    def empty(self, shape: tuple[int, ...]) -> Float[ndarray, "..."]:
+        """A float32 array of any values, always of the same size in bytes, to be sent once."""
+        with self._lock:
+            free = (each for each, file in self._files.items() if file[0] == _FREE)
+            descriptor = next(free, None)
+            if descriptor is None:
+                descriptor = os.memfd_create("batch")
+                os.ftruncate(descriptor, _HEADER + 4 * math.prod(shape))
+                file = self._files[descriptor] = mmap.mmap(descriptor, 0)
+                self._descriptors[_address(_array(file))] = descriptor
+            file = self._files[descriptor]
+            file[0] = _IN_USE
+        return _array(file).reshape(shape)
+
+    def send(self, array: Float[ndarray, "..."]) -> Sent:
+        """One of these arrays, as the parent is to receive it."""
+        return Sent(os.getpid(), self._descriptors[_address(array)], array.shape)
+
+    def __reduce__(self):
+        return WorkerMemory, ()
+
+
+class ParentMemory:
+    """The parent's view of its workers' arrays."""
+
+    def __init__(self):
+        self._files: dict[tuple[int, int], mmap.mmap] = {}
+
+    def receive(self, sent: Sent | ndarray) -> Float[ndarray, "..."]:
+        """The array, in memory that is the worker's again when nothing refers to it; or the array
+        given, which was not sent.
+
+        Raises:
+            OSError: the worker has ended, and this is its first array in that memory.
+        """
+        if not isinstance(sent, Sent):
+            return sent
+        key = sent.process, sent.descriptor
+        if key not in self._files:
+            path = f"/proc/{sent.process}/fd/{sent.descriptor}"
+            with open(path, "r+b", buffering=0) as opened:
+                self._files[key] = mmap.mmap(opened.fileno(), 0)
+        file = self._files[key]
+        # As of `BatchMemory`: views of the array refer to the lease, which refers to the file.
+        lease = _array(file)
+        finalizer = weakref.finalize(lease, file.__setitem__, 0, _FREE)
+        finalizer.atexit = False
+        return lease.reshape(sent.shape)
+
+
+def _array(file):
+    return np.frombuffer(file, np.float32, offset=_HEADER)
+
+
+def _address(array):
+    return array.__array_interface__["data"][0]

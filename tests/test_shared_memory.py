@@ -1,0 +1,129 @@
+"""Arrays of workers are handed over with no copy, and their memory is theirs again afterwards."""
+
+import concurrent.futures
+import gc
+import multiprocessing
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+from flm_jax.data import shared_memory
+from flm_jax.data.shared_memory import ParentMemory, Sent, WorkerMemory
+
+SHAPE = (4, 64, 64, 3)
+
+pytestmark = pytest.mark.skipif(
+    not shared_memory.is_available(), reason="the operating system has no files of memory"
+)
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def filled(worker, value):
+    array = worker.empty(SHAPE)
+    array[:] = value
+    return worker.send(array)
+
+
+def test_both_look_at_the_same_memory():
+    worker, parent = WorkerMemory(), ParentMemory()
+    array = worker.empty(SHAPE)
+    assert array.shape == SHAPE
+    assert array.dtype == np.float32
+    array[:] = np.arange(array.size).reshape(SHAPE)
+    received = parent.receive(worker.send(array))
+    np.testing.assert_array_equal(received, array)
+    array[1] = 7
+    assert (received[1] == 7).all()
+
+
+def test_what_was_not_sent_is_received_as_it_is():
+    array = np.zeros(3, np.float32)
+    assert ParentMemory().receive(array) is array
+
+
+def test_jax_need_not_copy_it():
+    """On the CPU it looks at memory that begins at a multiple of 64 bytes."""
+    assert address(WorkerMemory().empty(SHAPE)) % 64 == 0
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda array: array,
+        lambda array: array[2, 1:],
+        lambda array: array[0].reshape(-1),
+        lambda array: list(array),
+        lambda array: memoryview(array),
+        lambda array: jax.device_put(array[1]),
+    ],
+    ids=["array", "view", "view_of_view", "parts", "buffer", "jax"],
+)
+def test_it_is_kept_for_all_that_refers_to_it(keep):
+    worker, parent = WorkerMemory(), ParentMemory()
+    first = filled(worker, 1)
+    kept = keep(parent.receive(first))
+    gc.collect()
+    for _ in range(3):
+        assert filled(worker, 2).descriptor != first.descriptor
+    assert (np.asarray(kept) == 1).all()
+
+
+def test_it_is_used_again_when_nothing_refers_to_it():
+    worker, parent = WorkerMemory(), ParentMemory()
+    descriptors = set()
+    for value in range(10):
+        sent = filled(worker, value)
+        descriptors.add(sent.descriptor)
+        assert (parent.receive(sent) == value).all()
+    assert len(descriptors) == 1
+
+
+def test_it_waits_for_its_receiver():
+    worker, parent = WorkerMemory(), ParentMemory()
+    sent = [filled(worker, value) for value in range(5)]
+    assert [parent.receive(each)[0, 0, 0, 0] for each in sent] == [0, 1, 2, 3, 4]
+
+
+def test_threads_never_get_the_same():
+    worker = WorkerMemory()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        arrays = list(pool.map(lambda _: worker.empty((16,)), range(64)))
+    assert len({address(array) for array in arrays}) == 64
+
+
+def test_it_outlives_the_views_of_its_parent():
+    worker, parent = WorkerMemory(), ParentMemory()
+    received = parent.receive(filled(worker, 3))
+    del worker, parent
+    gc.collect()
+    assert (received == 3).all()
+
+
+def test_it_starts_empty_in_another_process():
+    memory = WorkerMemory()
+    memory.empty(SHAPE)
+    assert pickle.loads(pickle.dumps(memory))._files == {}
+
+
+def send_from(queue, done):
+    queue.put(filled(WorkerMemory(), 5))
+    done.wait(60)
+
+
+def test_it_comes_from_another_process_and_stays_after_its_end():
+    context = multiprocessing.get_context("spawn")
+    queue, done = context.Queue(), context.Event()
+    process = context.Process(target=send_from, args=(queue, done))
+    process.start()
+    parent, sent = ParentMemory(), queue.get(timeout=60)
+    received = parent.receive(sent)
+    process.kill()
+    process.join()
+    assert (received == 5).all()
+    with pytest.raises(OSError, match="No such"):
+        ParentMemory().receive(Sent(sent.process, sent.descriptor, sent.shape))
