@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -155,6 +156,8 @@ def test_memory_is_bounded_by_the_batches_that_wait(train_records, num_workers, 
     order = make_order(num_faces=len(train_records), batch_size=16, num_epochs=100)
     settings = {"image_size": 16, "box": "rectangle", "crop": CROP, "num_threads": 1}
     batches = input_pipeline.batches(order, train_records, num_workers=num_workers, **settings)
+    next(batches)
+    time.sleep(1)  # All that may wait does.
     images = (batch["image"] for batch in itertools.islice(batches, 60))
     places = {image.__array_interface__["data"][0] for image in images}
     assert len(places) <= input_pipeline.most_waiting(16, num_workers, 1) + in_hand

@@ -4,6 +4,8 @@ import concurrent.futures
 import gc
 import multiprocessing
 import pickle
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -102,6 +104,20 @@ def test_it_outlives_the_views_of_its_parent():
     del worker, parent
     gc.collect()
     assert (received == 3).all()
+
+
+def test_the_programs_end_does_not_end_what_is_in_use():
+    """The worker may still write. What is registered first is called last."""
+    program = """
+import atexit
+atexit.register(lambda: print(worker.send(worker.empty((4,))).descriptor != sent.descriptor))
+from flm_jax.data.shared_memory import ParentMemory, WorkerMemory
+worker = WorkerMemory()
+sent = worker.send(worker.empty((4,)))
+kept = ParentMemory().receive(sent)
+"""
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
 
 
 def test_it_starts_empty_in_another_process():
