@@ -1,5 +1,8 @@
+import contextlib
 import dataclasses
 import itertools
+import multiprocessing
+import signal
 import time
 
 import numpy as np
@@ -164,12 +167,47 @@ def test_memory_is_bounded_by_the_batches_that_wait(train_records, num_workers, 
     batches.close()
 
 
+@contextlib.contextmanager
+def at_most(seconds):
+    """What hangs fails."""
+
+    def fail(*_):
+        raise AssertionError(f"not done after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_large_batches_that_wait_leave_no_worker_waiting(train_records, kill):
+    """A worker's messages are small: of a large one half would be in the pipe at any time."""
+    records = train_records * 16
+    order = make_order(num_faces=len(records), batch_size=512, num_epochs=100)
+    settings = {"image_size": 8, "box": "rectangle", "crop": CROP, "num_threads": 1}
+    batches = input_pipeline.batches(order, records, num_workers=1, **settings)
+    next(batches)
+    time.sleep(3)  # Its queue is full then, and nobody takes any.
+    (worker,) = multiprocessing.active_children()
+    with at_most(15):
+        if kill:
+            worker.kill()
+            with pytest.raises(WorkerError, match="has died"):
+                list(batches)
+        batches.close()
+    assert worker.exitcode == (-signal.SIGKILL if kill else 0)
+
+
 def test_a_worker_that_can_not_be_reached_is_told_of(train_records, monkeypatch):
     def receive(self, sent):
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(input_pipeline.ParentMemory, "receive", receive)
-    with pytest.raises(WorkerError, match=r"reached: No such file .*fewer data\.num_workers"):
+    with pytest.raises(WorkerError, match=r"has died: it has ended .*fewer data\.num_workers"):
         read(make_order(num_faces=len(train_records)), train_records, num_workers=1)
 
 

@@ -3,9 +3,11 @@
 import concurrent.futures
 import gc
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -104,6 +106,21 @@ def test_it_outlives_the_views_of_its_parent():
     del worker, parent
     gc.collect()
     assert (received == 3).all()
+
+
+def test_a_fork_does_not_end_what_is_in_use():
+    worker, parent = WorkerMemory(), ParentMemory()
+    sent = filled(worker, 1)
+    kept = parent.receive(sent)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX's and Python's, of threads: here none is used.
+        fork = os.fork()
+    if not fork:
+        del kept
+        os._exit(0)
+    os.waitpid(fork, 0)
+    assert worker.send(worker.empty(SHAPE)).descriptor != sent.descriptor
+    assert (kept == 1).all()
 
 
 def test_the_programs_end_does_not_end_what_is_in_use():

@@ -9,6 +9,7 @@ processes, workers and threads reads.
 
 import dataclasses
 import functools
+import pickle
 import signal
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -36,9 +37,8 @@ _PIECE_TRIES = 8
 _MOST_THREADS = 16
 _AHEAD = 2  # batches that wait for this process, besides one for each of its threads
 
-# Faces that a worker process sends at a time, at least: to send few takes as long.
+# Faces that a worker process sends at a time, if a batch has fewer: to send few takes as long.
 _FACES_TO_SEND = 64
-_SMALL_ARRAY = 2**20  # bytes
 
 
 class WorkerError(InputError):
@@ -284,8 +284,10 @@ def batches(
     memory = ParentMemory()
     try:
         while group is not None:
-            sent, batches = group
-            for image, batch in zip(_receive(memory, sent), batches, strict=False):
+            images, batches = group
+            if num_workers:
+                images, batches = _receive(memory, images), pickle.loads(batches)
+            for image, batch in zip(images, batches, strict=False):
                 for row in batch["index"][batch["unreadable"]]:
                     if at_unreadable is None:
                         raise picture_error(records[row])
@@ -299,12 +301,13 @@ def batches(
 
 @dataclasses.dataclass(frozen=True)
 class _ReadGroup:
-    """Step -> the images of that step and the next ones, as they are sent, and their batches."""
+    """Step -> the images of that step and the next ones, and what else is in their batches."""
 
     read: ReadBatch
     memory: BatchMemory | WorkerMemory
     size: int
     end: int
+    pickled: bool
 
     def map(self, step):
         steps = range(step, min(step + self.size, self.end))
@@ -312,7 +315,14 @@ class _ReadGroup:
         batches = [self.read.write(each, images[i]) for i, each in enumerate(steps)]
         for batch in batches:
             del batch["image"]
-        return self.memory.send(images), batches
+        return self.memory.send(images), _pickled(batches) if self.pickled else batches
+
+
+def _pickled(batches):
+    """One array, of which grain sends the name. A message that fills the pipe would do harm: of a
+    process that is killed or stopped meanwhile, half would arrive, and the other half be awaited.
+    """
+    return np.frombuffer(pickle.dumps(batches), np.uint8)
 
 
 def _dataset(steps, read, num_workers, num_threads):
@@ -325,20 +335,17 @@ def _dataset(steps, read, num_workers, num_threads):
     ahead = num_threads + (0 if num_workers else _AHEAD)
     dataset = (
         grain.MapDataset.range(steps.start, steps.stop, size)
-        .map(_ReadGroup(read, memory, size, steps.stop).map)
+        .map(_ReadGroup(read, memory, size, steps.stop, pickled=num_workers > 0).map)
         .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=ahead))
     )
     if not num_workers:
         return dataset
-    # To share each of the small arrays too, as grain would, takes longer than to send it.
-    options = grain.experimental.DatasetOptions(min_shm_size=_SMALL_ARRAY)
-    dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
     options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1)
     return dataset.mp_prefetch(options, worker_init_fn=start_worker)
 
 
 def _batches_to_send(rows):
-    return max(1, _FACES_TO_SEND // rows)
+    return max(1, _FACES_TO_SEND // max(1, rows))
 
 
 def most_waiting(rows: int, num_workers: int, num_threads: int) -> int:
@@ -379,20 +386,19 @@ def _next(iterator):
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
-        reason = str(error).splitlines()[0].split(". ")[0]
-        raise _worker_error(f"has died: {reason}") from None
+        raise _worker_error(str(error).splitlines()[0].split(". ")[0]) from None
 
 
 def _receive(memory, images):
     try:
         return memory.receive(images)
-    except OSError as error:
-        raise _worker_error(f"can't be reached: {error.strerror}") from None
+    except FileNotFoundError:
+        raise _worker_error("it has ended before what it has read was taken") from None
 
 
-def _worker_error(what):
+def _worker_error(reason):
     return WorkerError(
-        f"a process that reads pictures {what}. It may have been out of memory; "
+        f"a process that reads pictures has died: {reason}. It may have been out of memory; "
         "fewer data.num_workers need less, and 0 none"
     )
 

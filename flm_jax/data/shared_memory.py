@@ -1,8 +1,8 @@
 """Memory of arrays that a worker process writes and its parent reads, with no copy between.
 
 Each array lies in a file of memory without a name, which its process's descriptor alone keeps: the
-parent opens it in /proc, nothing is left over when processes are killed, and /dev/shm, which
-containers have little of, is not used.
+parent opens it in /proc, nothing is left over when processes are killed, and it takes nothing of
+/dev/shm, which containers have little of.
 """
 
 import dataclasses
@@ -32,8 +32,12 @@ class Sent:
 
 
 def is_available() -> bool:
-    """Whether the operating system has such files: Linux has."""
-    return hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+    """Whether there are such files: on Linux, where nothing forbids them."""
+    try:
+        with open(os.memfd_create("batch"), "wb") as file:
+            return os.access(f"/proc/{os.getpid()}/fd/{file.fileno()}", os.W_OK)
+    except (AttributeError, OSError):
+        return False
 
 
 class WorkerMemory:
@@ -80,7 +84,7 @@ class ParentMemory:
         given, which was not sent.
 
         Raises:
-            OSError: the worker has ended, and this is its first array in that memory.
+            FileNotFoundError: the worker has ended, and this is its first array in that memory.
         """
         if not isinstance(sent, Sent):
             return sent
@@ -92,9 +96,14 @@ class ParentMemory:
         file = self._files[key]
         # As of `BatchMemory`: views of the array refer to the lease, which refers to the file.
         lease = _array(file)
-        finalizer = weakref.finalize(lease, file.__setitem__, 0, _FREE)
+        finalizer = weakref.finalize(lease, _free, file, os.getpid())
         finalizer.atexit = False
         return lease.reshape(sent.shape)
+
+
+def _free(file, owner):
+    if os.getpid() == owner:  # A fork has the finalizer too, and no say.
+        file[0] = _FREE
 
 
 def _array(file):
