@@ -167,6 +167,18 @@ def test_memory_is_bounded_by_the_batches_that_wait(train_records, num_workers, 
     batches.close()
 
 
+def test_batches_of_workers_that_have_ended_are_there(train_records):
+    """The workers of a short order end while its first batches are looked at."""
+    order = make_order(num_faces=len(train_records), batch_size=16, num_epochs=6)
+    settings = {"image_size": 16, "box": "rectangle", "crop": CROP, "num_threads": 1}
+    batches = input_pipeline.batches(order, train_records, num_workers=3, **settings)
+    found = [next(batches)]
+    time.sleep(3)
+    assert len(multiprocessing.active_children()) < 3
+    found += batches
+    assert_same(read(order, train_records, image_size=16), found)
+
+
 @contextlib.contextmanager
 def at_most(seconds):
     """What hangs fails."""
@@ -203,10 +215,10 @@ def test_large_batches_that_wait_leave_no_worker_waiting(train_records, kill):
 
 
 def test_a_worker_that_can_not_be_reached_is_told_of(train_records, monkeypatch):
-    def receive(self, sent):
-        raise FileNotFoundError(2, "No such file or directory")
+    def receive(sent):
+        raise FileNotFoundError("the worker has ended")
 
-    monkeypatch.setattr(input_pipeline.ParentMemory, "receive", receive)
+    monkeypatch.setattr(input_pipeline.shared_memory, "receive", receive)
     with pytest.raises(WorkerError, match=r"has died: it has ended .*fewer data\.num_workers"):
         read(make_order(num_faces=len(train_records)), train_records, num_workers=1)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flm_jax.data import shared_memory
-from flm_jax.data.shared_memory import ParentMemory, Sent, WorkerMemory
+from flm_jax.data.shared_memory import WorkerMemory, receive
 
 SHAPE = (4, 64, 64, 3)
 
@@ -27,6 +27,10 @@ def address(array):
     return array.__array_interface__["data"][0]
 
 
+def received_from(sent):
+    return receive(pickle.loads(pickle.dumps(sent)))
+
+
 def filled(worker, value):
     array = worker.empty(SHAPE)
     array[:] = value
@@ -34,12 +38,12 @@ def filled(worker, value):
 
 
 def test_both_look_at_the_same_memory():
-    worker, parent = WorkerMemory(), ParentMemory()
+    worker = WorkerMemory()
     array = worker.empty(SHAPE)
     assert array.shape == SHAPE
     assert array.dtype == np.float32
     array[:] = np.arange(array.size).reshape(SHAPE)
-    received = parent.receive(worker.send(array))
+    received = received_from(worker.send(array))
     np.testing.assert_array_equal(received, array)
     array[1] = 7
     assert (received[1] == 7).all()
@@ -47,7 +51,7 @@ def test_both_look_at_the_same_memory():
 
 def test_what_was_not_sent_is_received_as_it_is():
     array = np.zeros(3, np.float32)
-    assert ParentMemory().receive(array) is array
+    assert receive(array) is array
 
 
 def test_jax_need_not_copy_it():
@@ -68,9 +72,9 @@ def test_jax_need_not_copy_it():
     ids=["array", "view", "view_of_view", "parts", "buffer", "jax"],
 )
 def test_it_is_kept_for_all_that_refers_to_it(keep):
-    worker, parent = WorkerMemory(), ParentMemory()
+    worker = WorkerMemory()
     first = filled(worker, 1)
-    kept = keep(parent.receive(first))
+    kept = keep(received_from(first))
     gc.collect()
     for _ in range(3):
         assert filled(worker, 2).descriptor != first.descriptor
@@ -78,19 +82,19 @@ def test_it_is_kept_for_all_that_refers_to_it(keep):
 
 
 def test_it_is_used_again_when_nothing_refers_to_it():
-    worker, parent = WorkerMemory(), ParentMemory()
+    worker = WorkerMemory()
     descriptors = set()
     for value in range(10):
         sent = filled(worker, value)
         descriptors.add(sent.descriptor)
-        assert (parent.receive(sent) == value).all()
+        assert (received_from(sent) == value).all()
     assert len(descriptors) == 1
 
 
 def test_it_waits_for_its_receiver():
-    worker, parent = WorkerMemory(), ParentMemory()
+    worker = WorkerMemory()
     sent = [filled(worker, value) for value in range(5)]
-    assert [parent.receive(each)[0, 0, 0, 0] for each in sent] == [0, 1, 2, 3, 4]
+    assert [received_from(each)[0, 0, 0, 0] for each in sent] == [0, 1, 2, 3, 4]
 
 
 def test_threads_never_get_the_same():
@@ -101,17 +105,17 @@ def test_threads_never_get_the_same():
 
 
 def test_it_outlives_the_views_of_its_parent():
-    worker, parent = WorkerMemory(), ParentMemory()
-    received = parent.receive(filled(worker, 3))
-    del worker, parent
+    worker = WorkerMemory()
+    received = received_from(filled(worker, 3))
+    del worker
     gc.collect()
     assert (received == 3).all()
 
 
 def test_a_fork_does_not_end_what_is_in_use():
-    worker, parent = WorkerMemory(), ParentMemory()
+    worker = WorkerMemory()
     sent = filled(worker, 1)
-    kept = parent.receive(sent)
+    kept = received_from(sent)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX's and Python's, of threads: here none is used.
         fork = os.fork()
@@ -128,10 +132,11 @@ def test_the_programs_end_does_not_end_what_is_in_use():
     program = """
 import atexit
 atexit.register(lambda: print(worker.send(worker.empty((4,))).descriptor != sent.descriptor))
-from flm_jax.data.shared_memory import ParentMemory, WorkerMemory
+import pickle
+from flm_jax.data.shared_memory import WorkerMemory, receive
 worker = WorkerMemory()
 sent = worker.send(worker.empty((4,)))
-kept = ParentMemory().receive(sent)
+kept = receive(pickle.loads(pickle.dumps(sent)))
 """
     command = [sys.executable, "-c", program]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
@@ -153,10 +158,25 @@ def test_it_comes_from_another_process_and_stays_after_its_end():
     queue, done = context.Queue(), context.Event()
     process = context.Process(target=send_from, args=(queue, done))
     process.start()
-    parent, sent = ParentMemory(), queue.get(timeout=60)
-    received = parent.receive(sent)
+    received = receive(queue.get(timeout=60))
     process.kill()
     process.join()
     assert (received == 5).all()
-    with pytest.raises(OSError, match="No such"):
-        ParentMemory().receive(Sent(sent.process, sent.descriptor, sent.shape))
+
+
+def test_what_arrives_after_its_worker_has_ended_is_told_of():
+    gone = multiprocessing.get_context("spawn").Process()
+    gone.start()
+    gone.join()
+    pickled = pickle.dumps(SentBy(filled(WorkerMemory(), 1), gone.pid))
+    with pytest.raises(FileNotFoundError, match="ended"):
+        receive(pickle.loads(pickled))
+
+
+class SentBy:
+    def __init__(self, sent, process):
+        self._sent, self._process = sent, process
+
+    def __reduce__(self):
+        arrive, (*known, _) = self._sent.__reduce__()
+        return arrive, (*known, self._process)

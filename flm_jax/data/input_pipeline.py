@@ -25,7 +25,7 @@ from flm_jax import geometry
 from flm_jax.data import augmentation, shared_memory, transforms
 from flm_jax.data.batch_memory import BatchMemory
 from flm_jax.data.prepared_face import cut_face, read_face
-from flm_jax.data.shared_memory import ParentMemory, WorkerMemory
+from flm_jax.data.shared_memory import WorkerMemory
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
 from flm_jax.data.workers import num_cores, start_worker
@@ -281,12 +281,11 @@ def batches(
         group = _next(iterator)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    memory = ParentMemory()
     try:
         while group is not None:
             images, batches = group
             if num_workers:
-                images, batches = _receive(memory, images), pickle.loads(batches)
+                images, batches = _receive(images), pickle.loads(batches)
             for image, batch in zip(images, batches, strict=False):
                 for row in batch["index"][batch["unreadable"]]:
                     if at_unreadable is None:
@@ -389,9 +388,9 @@ def _next(iterator):
         raise _worker_error(str(error).splitlines()[0].split(". ")[0]) from None
 
 
-def _receive(memory, images):
+def _receive(images):
     try:
-        return memory.receive(images)
+        return shared_memory.receive(images)
     except FileNotFoundError:
         raise _worker_error("it has ended before what it has read was taken") from None
 

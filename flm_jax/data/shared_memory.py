@@ -24,11 +24,47 @@ _FREE, _IN_USE = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """Where a worker's array lies: its process, its descriptor there, and the array's shape."""
+    """An array of a worker. Its memory is opened as it arrives: the worker may have ended when its
+    turn comes.
 
-    process: int
-    descriptor: int
+    Attributes:
+        shape: of the array.
+        descriptor: of its memory, in the process that has sent it.
+        file: its memory, where it has arrived; None where the worker had ended before.
+    """
+
     shape: tuple[int, ...]
+    descriptor: int
+    file: mmap.mmap | None = None
+
+    def __reduce__(self):
+        return _arrive, (self.shape, self.descriptor, os.getpid())
+
+
+def _arrive(shape, descriptor, process):
+    try:
+        with open(f"/proc/{process}/fd/{descriptor}", "r+b", buffering=0) as opened:
+            return Sent(shape, descriptor, mmap.mmap(opened.fileno(), 0))
+    except FileNotFoundError:
+        return Sent(shape, descriptor)
+
+
+def receive(sent: Sent | ndarray) -> Float[ndarray, "..."]:
+    """The array, in memory that is the worker's again when nothing refers to it; or what was not
+    sent, as it is.
+
+    Raises:
+        FileNotFoundError: the worker had ended before it arrived.
+    """
+    if not isinstance(sent, Sent):
+        return sent
+    if sent.file is None:
+        raise FileNotFoundError("the worker has ended")
+    # As of `BatchMemory`: views of the array refer to the lease, which refers to the file.
+    lease = _array(sent.file)
+    finalizer = weakref.finalize(lease, _free, sent.file, os.getpid())
+    finalizer.atexit = False
+    return lease.reshape(sent.shape)
 
 
 def is_available() -> bool:
@@ -67,38 +103,10 @@ class WorkerMemory:
 
     def send(self, array: Float[ndarray, "..."]) -> Sent:
         """One of these arrays, as the parent is to receive it."""
-        return Sent(os.getpid(), self._descriptors[_address(array)], array.shape)
+        return Sent(array.shape, self._descriptors[_address(array)])
 
     def __reduce__(self):
         return WorkerMemory, ()
-
-
-class ParentMemory:
-    """The parent's view of its workers' arrays."""
-
-    def __init__(self):
-        self._files: dict[tuple[int, int], mmap.mmap] = {}
-
-    def receive(self, sent: Sent | ndarray) -> Float[ndarray, "..."]:
-        """The array, in memory that is the worker's again when nothing refers to it; or the array
-        given, which was not sent.
-
-        Raises:
-            FileNotFoundError: the worker has ended, and this is its first array in that memory.
-        """
-        if not isinstance(sent, Sent):
-            return sent
-        key = sent.process, sent.descriptor
-        if key not in self._files:
-            path = f"/proc/{sent.process}/fd/{sent.descriptor}"
-            with open(path, "r+b", buffering=0) as opened:
-                self._files[key] = mmap.mmap(opened.fileno(), 0)
-        file = self._files[key]
-        # As of `BatchMemory`: views of the array refer to the lease, which refers to the file.
-        lease = _array(file)
-        finalizer = weakref.finalize(lease, _free, file, os.getpid())
-        finalizer.atexit = False
-        return lease.reshape(sent.shape)
 
 
 def _free(file, owner):
