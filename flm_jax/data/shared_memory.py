@@ -45,7 +45,7 @@ def _arrive(shape, descriptor, process):
     try:
         with open(f"/proc/{process}/fd/{descriptor}", "r+b", buffering=0) as opened:
             return Sent(shape, descriptor, mmap.mmap(opened.fileno(), 0))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, ProcessLookupError):  # As the system tells of it.
         return Sent(shape, descriptor)
 
 
