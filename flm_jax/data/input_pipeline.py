@@ -285,7 +285,7 @@ def batches(
         while group is not None:
             images, batches = group
             if num_workers:
-                images, batches = _receive(images), pickle.loads(batches)
+                images, batches = _receive(images, iterator), pickle.loads(batches)
             for image, batch in zip(images, batches, strict=False):
                 for row in batch["index"][batch["unreadable"]]:
                     if at_unreadable is None:
@@ -388,10 +388,12 @@ def _next(iterator):
         raise _worker_error(str(error).splitlines()[0].split(". ")[0]) from None
 
 
-def _receive(images):
+def _receive(images, iterator):
     try:
         return shared_memory.receive(images)
     except FileNotFoundError:
+        while _next(iterator) is not None:  # Until grain tells of the process's exit code.
+            pass
         raise _worker_error("it has ended before what it has read was taken") from None
 
 
