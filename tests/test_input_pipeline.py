@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from test_batch_memory import address
 
 from configs.wflw_resnet50 import AUGMENTATION
 from flm_jax import geometry
@@ -161,8 +162,7 @@ def test_memory_is_bounded_by_the_batches_that_wait(train_records, num_workers, 
     batches = input_pipeline.batches(order, train_records, num_workers=num_workers, **settings)
     next(batches)
     time.sleep(1)  # All that may wait does.
-    images = (batch["image"] for batch in itertools.islice(batches, 60))
-    places = {image.__array_interface__["data"][0] for image in images}
+    places = {address(batch["image"]) for batch in itertools.islice(batches, 60)}
     assert len(places) <= input_pipeline.most_waiting(16, num_workers, 1) + in_hand
     batches.close()
 
@@ -214,7 +214,7 @@ def test_large_batches_that_wait_leave_no_worker_waiting(train_records, kill):
     assert worker.exitcode == (-signal.SIGKILL if kill else 0)
 
 
-def test_a_worker_that_can_not_be_reached_is_told_of(train_records, monkeypatch):
+def test_a_worker_that_has_ended_before_its_images_arrive_is_told_of(train_records, monkeypatch):
     def receive(sent):
         raise FileNotFoundError("the worker has ended")
 

@@ -12,19 +12,27 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from test_batch_memory import address
 
 from flm_jax.data import shared_memory
 from flm_jax.data.shared_memory import WorkerMemory, receive
 
 SHAPE = (4, 64, 64, 3)
 
-pytestmark = pytest.mark.skipif(
-    not shared_memory.is_available(), reason="the operating system has no files of memory"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
 
-def address(array):
-    return array.__array_interface__["data"][0]
+def test_linux_has_it():
+    assert shared_memory.is_available()
+
+
+@pytest.mark.parametrize("error", [PermissionError, AttributeError])
+def test_where_it_is_forbidden_or_missing_it_is_not_available(monkeypatch, error):
+    def create(name):
+        raise error
+
+    monkeypatch.setattr(os, "memfd_create", create)
+    assert not shared_memory.is_available()
 
 
 def received_from(sent):

@@ -7,7 +7,9 @@ images a second without.
 
 import collections
 import math
+import mmap
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -29,16 +31,30 @@ class BatchMemory:
             memory = self._free.pop()
         except IndexError:
             memory = np.empty(4 * math.prod(shape), np.uint8)
-        # Views of the array refer to the lease, since its own base is no array that they could
-        # refer to instead. So it ends with the last of them, JAX's included.
-        lease = np.frombuffer(memory.data, np.float32)
-        finalizer = weakref.finalize(lease, self._free.append, memory)
-        finalizer.atexit = False  # Or else it would end with the program, in use or not.
-        return lease.reshape(shape)
+        return lend(memory.data, shape, self._free.append, memory)
 
     def send(self, array: ndarray) -> ndarray:
-        """The array as it is, for who reads in this process, or has it copied."""
+        """The array as it is: its reader is in this process, or gets a copy."""
         return array
 
     def __reduce__(self):
         return BatchMemory, ()
+
+
+def lend(
+    memory: memoryview | mmap.mmap,
+    shape: tuple[int, ...],
+    take_back: Callable[..., object],
+    *arguments: object,
+    offset: int = 0,
+) -> Float[ndarray, "..."]:
+    """A float32 array that looks at the memory, from `offset` bytes on.
+
+    `take_back(*arguments)` is called when nothing refers to the array any more, nor to its views.
+    """
+    # Views of the array refer to the lease, since its own base is no array that they could refer
+    # to instead. So it ends with the last of them, JAX's included.
+    lease = np.frombuffer(memory, np.float32, offset=offset)
+    finalizer = weakref.finalize(lease, take_back, *arguments)
+    finalizer.atexit = False  # Or else it would end with the program, in use or not.
+    return lease.reshape(shape)

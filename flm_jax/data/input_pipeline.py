@@ -155,24 +155,23 @@ class ReadBatch:
         return len(self.order[step]), self.image_size, self.image_size, 3
 
     def write(self, step: int, image: Float[ndarray, "b s s 3"]) -> dict[str, ndarray]:
-        """The batch of a step, its image in the (contiguous) memory given."""
+        """The batch of a step but for its image, which is written to the (contiguous) one given."""
         rows = self.order[step]
         batch = {
-            "image": image,
             "landmarks": np.zeros((len(rows), 98, 2), np.float32),
             "image_from_crop": np.zeros((len(rows), 2, 3), np.float32),
             "index": rows.astype(np.int32),
             "mask": (rows != _PADDING).astype(np.float32),
             "unreadable": np.zeros(len(rows), bool),
         }
-        batch["image"][rows == _PADDING] = 0
+        image[rows == _PADDING] = 0
         (places,) = np.nonzero(rows != _PADDING)
         if len(places):
-            self._write_samples(step, places, batch)
+            self._write_samples(step, places, batch, image)
         return batch
 
-    def _write_samples(self, step, places, batch):
-        """Fills the places of the batch.
+    def _write_samples(self, step, places, batch, image):
+        """Fills the places of the batch and of its image.
 
         What the whole batch can share goes first. Between the long calls for each picture, which
         let other threads run, as little as possible is left to do in Python, which does not.
@@ -191,12 +190,12 @@ class ReadBatch:
                 crop = cut_face(record, image_from_crop, self.image_size)
             except PictureError:
                 batch["unreadable"][i] = True
-                for name in ("image", "landmarks", "image_from_crop"):
-                    batch[name][i] = 0
+                for array in (image, batch["landmarks"], batch["image_from_crop"]):
+                    array[i] = 0
                 continue
             if self.augmentation is not None:
                 crop = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
-            transforms.normalise(crop, out=batch["image"][i])
+            transforms.normalise(crop, out=image[i])
 
     def _crops_from_images(self, step, rows, records):
         """The generator of each face, if any, and its map."""
@@ -255,7 +254,7 @@ def batches(
         image_size, box, crop, augmentation, mirror: of `ReadBatch`.
         num_workers: worker processes; 0 reads in threads of this process.
         num_threads: threads of every process; 0: what `default_threads` says. How many batches
-            there are at a time, `most_waiting` says.
+            wait at a time, `most_waiting` says.
         start: the first batch.
         at_unreadable: called with the row of a picture that can't be read, when its batch is due.
             Its sample is empty then, with mask 0. None: PictureError.
@@ -286,7 +285,7 @@ def batches(
             images, batches = group
             if num_workers:
                 images, batches = _receive(images, iterator), pickle.loads(batches)
-            for image, batch in zip(images, batches, strict=False):
+            for image, batch in zip(images, batches, strict=False):  # The last one has fewer.
                 for row in batch["index"][batch["unreadable"]]:
                     if at_unreadable is None:
                         raise picture_error(records[row])
@@ -312,8 +311,6 @@ class _ReadGroup:
         steps = range(step, min(step + self.size, self.end))
         images = self.memory.empty((self.size, *self.read.image_shape(step)))
         batches = [self.read.write(each, images[i]) for i, each in enumerate(steps)]
-        for batch in batches:
-            del batch["image"]
         return self.memory.send(images), _pickled(batches) if self.pickled else batches
 
 
@@ -355,9 +352,9 @@ def most_waiting(rows: int, num_workers: int, num_threads: int) -> int:
     num_threads = num_threads or default_threads(num_workers)
     if not num_workers:
         return num_threads + _AHEAD
-    # Besides those that threads read: one that is sent, two in the queue between the processes and
-    # two behind it.
-    return num_workers * (num_threads + 5) * _batches_to_send(rows)
+    # Besides one for each thread: one that is sent, one in the queue between the processes, and two
+    # that this process has taken from it.
+    return num_workers * (num_threads + 4) * _batches_to_send(rows)
 
 
 def default_threads(num_workers: int) -> int:

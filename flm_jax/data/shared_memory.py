@@ -10,11 +10,12 @@ import math
 import mmap
 import os
 import threading
-import weakref
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+
+from flm_jax.data.batch_memory import lend
 
 # Before the array, so that it begins at a page: whether it is in use. The worker sets it before it
 # writes; the parent clears it when nothing refers to the array any more.
@@ -60,11 +61,7 @@ def receive(sent: Sent | ndarray) -> Float[ndarray, "..."]:
         return sent
     if sent.file is None:
         raise FileNotFoundError("the worker has ended")
-    # As of `BatchMemory`: views of the array refer to the lease, which refers to the file.
-    lease = _array(sent.file)
-    finalizer = weakref.finalize(lease, _free, sent.file, os.getpid())
-    finalizer.atexit = False
-    return lease.reshape(sent.shape)
+    return lend(sent.file, sent.shape, _free, sent.file, os.getpid(), offset=_HEADER)
 
 
 def is_available() -> bool:
