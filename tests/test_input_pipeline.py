@@ -12,11 +12,12 @@ from test_batch_memory import address
 from configs.wflw_resnet50 import AUGMENTATION
 from flm_jax import geometry
 from flm_jax.data import input_pipeline, shared_memory
-from flm_jax.data.input_pipeline import EvaluationOrder, ReadBatch, TrainingOrder, WorkerError
+from flm_jax.data.input_pipeline import EvaluationOrder, ReadBatches, TrainingOrder, WorkerError
 from flm_jax.data.transforms import PictureError
 from flm_jax.errors import InputError
 
 CROP = {"margin": 10.0}
+TURNED = {**AUGMENTATION, "rotation": {"probability": 1.0, "sd": 15.0}}
 
 
 def read(order, records, **settings):
@@ -125,7 +126,7 @@ def test_its_text_holds_no_faces(test_records):
     """grain asks for it when it starts to read: thousands of faces take seconds to print."""
     settings = {"image_size": 8, "box": "landmarks", "crop": {"margin": 0}, "mirror": False}
     order = EvaluationOrder(len(test_records), 8)
-    reading = ReadBatch(order, test_records, augmentation=None, **settings)
+    reading = ReadBatches(order, test_records, augmentation=None, **settings)
     assert len(repr(reading.write)) < 1000
 
 
@@ -136,12 +137,23 @@ def assert_same(a, b):
             np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_threads_and_start_do_not_change_the_batches(train_records):
+@pytest.mark.parametrize("settings", [None, TURNED])
+def test_threads_and_start_do_not_change_the_batches(train_records, settings):
     order = make_order(num_faces=len(train_records), batch_size=16, num_epochs=2)
-    whole = read(order, train_records, num_threads=1)
-    assert_same(whole, read(order, train_records, num_threads=5))
-    assert_same(whole[4:], read(order, train_records, start=4))
+    whole = read(order, train_records, num_threads=1, augmentation=settings)
+    assert_same(whole, read(order, train_records, num_threads=5, augmentation=settings))
+    start = 3
+    assert start % (64 // 16) != 0  # So that other batches are read together, of two epochs.
+    assert_same(whole[start:], read(order, train_records, start=start, augmentation=settings))
     assert read(order, train_records, start=len(order)) == []
+
+
+def test_batches_that_are_read_together_have_their_own_epochs(train_records):
+    """A face is augmented anew in every epoch."""
+    order = make_order(num_faces=4, batch_size=4, num_epochs=8)
+    found = read(order, train_records[:4], augmentation=TURNED)
+    maps = [batch["image_from_crop"][batch["index"] == 2] for batch in found]
+    assert len(np.unique(maps, axis=0)) == 8
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -175,9 +187,9 @@ def test_memory_is_bounded_by_the_batches_that_wait(
     time.sleep(2)  # All that may wait does.
     for batch in itertools.islice(batches, 100):
         if not num_workers:
-            places.add(address(batch["image"]))
+            places.add(address(batch["image"].base))
     batches.close()
-    together = 64 // 16 if num_workers else 1
+    together = 64 // 16
     in_hand = 1 if num_workers else 2  # Of threads: and the next one, before it is let go.
     most = input_pipeline.most_waiting(16, num_workers, num_threads)
     assert 1 < len(places) <= most / together + in_hand

@@ -2,9 +2,9 @@
 
     step -> this process's rows -> read, crop, augment, normalise -> prefetch
 
-An element of the grain dataset is a whole batch, or some of them, written once into their arrays.
-Its number is the training step, so a run continues exactly from any step, whatever number of
-processes, workers and threads reads.
+An element of the grain dataset is a group of batches, or one large batch, written once into their
+arrays. Its number is the training step, so a run continues exactly from any step, whatever number
+of processes, workers and threads reads.
 """
 
 import dataclasses
@@ -35,10 +35,11 @@ from flm_jax.landmarks import MIRROR
 _PADDING = -1
 _PIECE_TRIES = 8
 _MOST_THREADS = 16
-_AHEAD = 2  # batches that wait for this process, besides one for each of its threads
+_AHEAD = 2  # groups that wait for this process, besides one for each of its threads
 
-# Faces that a worker process sends at a time, if a batch has fewer: to send few takes as long.
-_FACES_TO_SEND = 64
+# Faces that are read at a time, if a batch has fewer. What is done once for them all, and sending
+# them from process to process, takes as long for few.
+_FACES_AT_A_TIME = 64
 
 
 class WorkerError(InputError):
@@ -125,8 +126,8 @@ def _share(rows, process_index, process_count):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadBatch:
-    """Step and memory for the image -> batch; padding is zero, with index -1 and mask 0.
+class ReadBatches:
+    """Steps and memory for their images -> their batches; padding is zero, with index -1, mask 0.
 
     A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in its pixels, image_from_crop
     f32[b, 2, 3], index i32[b] and mask f32[b], and here unreadable bool[b]: an empty sample, whose
@@ -154,56 +155,62 @@ class ReadBatch:
     def image_shape(self, step: int) -> tuple[int, ...]:
         return len(self.order[step]), self.image_size, self.image_size, 3
 
-    def write(self, step: int, image: Float[ndarray, "b s s 3"]) -> dict[str, ndarray]:
-        """The batch of a step but for its image, which is written to the (contiguous) one given."""
-        rows = self.order[step]
-        batch = {
+    def write(self, steps: range, images: Float[ndarray, "n b s s 3"]) -> list[dict[str, ndarray]]:
+        """The batches of n steps but for their images, which are written to the (contiguous) ones
+        given."""
+        rows = np.concatenate([self.order[step] for step in steps])
+        samples = {
             "landmarks": np.zeros((len(rows), 98, 2), np.float32),
             "image_from_crop": np.zeros((len(rows), 2, 3), np.float32),
             "index": rows.astype(np.int32),
             "mask": (rows != _PADDING).astype(np.float32),
             "unreadable": np.zeros(len(rows), bool),
         }
-        image[rows == _PADDING] = 0
+        flat = images.reshape(len(rows), *images.shape[2:])
+        flat[rows == _PADDING] = 0
         (places,) = np.nonzero(rows != _PADDING)
         if len(places):
-            self._write_samples(step, places, batch, image)
-        return batch
+            self._write_samples(steps, places, samples, flat)
+        split = {name: np.split(values, len(steps)) for name, values in samples.items()}
+        return [{name: split[name][i] for name in split} for i in range(len(steps))]
 
-    def _write_samples(self, step, places, batch, image):
-        """Fills the places of the batch and of its image.
+    def _write_samples(self, steps, places, samples, images):
+        """Fills the places of the samples and of their images.
 
-        What the whole batch can share goes first. Between the long calls for each picture, which
-        let other threads run, as little as possible is left to do in Python, which does not.
+        What all can share goes first. Between the long calls for each picture, which let other
+        threads run, as little as possible is left to do in Python, which does not.
         """
-        rows = batch["index"][places].tolist()
+        rows = samples["index"][places].tolist()
         records = [self.records[row] for row in rows]
-        rngs, maps = self._crops_from_images(step, rows, records)
+        rngs, maps = self._crops_from_images(steps, rows, records)
         landmarks = geometry.apply(maps, np.stack([record.landmarks for record in records]))
         mirrored = geometry.mirrors(maps)
         landmarks[mirrored] = landmarks[mirrored][:, MIRROR]
-        batch["landmarks"][places] = landmarks
+        samples["landmarks"][places] = landmarks
         inverses = [geometry.invert(crop_from_image) for crop_from_image in maps]
-        batch["image_from_crop"][places] = inverses
+        samples["image_from_crop"][places] = inverses
         for i, record, rng, image_from_crop in zip(places, records, rngs, inverses, strict=True):
             try:
                 crop = cut_face(record, image_from_crop, self.image_size)
             except PictureError:
-                batch["unreadable"][i] = True
-                for array in (image, batch["landmarks"], batch["image_from_crop"]):
+                samples["unreadable"][i] = True
+                for array in (images, samples["landmarks"], samples["image_from_crop"]):
                     array[i] = 0
                 continue
             if self.augmentation is not None:
                 crop = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
-            transforms.normalise(crop, out=image[i])
+            transforms.normalise(crop, out=images[i])
 
-    def _crops_from_images(self, step, rows, records):
+    def _crops_from_images(self, steps, rows, records):
         """The generator of each face, if any, and its map."""
         if self.augmentation is None:
             return len(rows) * [None], self._plain_crops_from_images(records)
         assert isinstance(self.order, TrainingOrder)
-        seed, epoch = self.order.seed, self.order.epoch(step)
-        rngs = [augmentation.face_generator(seed, epoch, row) for row in rows]
+        seed, batch_size = self.order.seed, len(rows) // len(steps)  # No step has padding.
+        rngs = [
+            augmentation.face_generator(seed, self.order.epoch(steps[i // batch_size]), row)
+            for i, row in enumerate(rows)
+        ]
         maps = [
             augmentation.crop_from_image(
                 rng,
@@ -246,12 +253,12 @@ def batches(
     start: int = 0,
     at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
-    """Yields the order's batches from `start` on, as `ReadBatch` makes them, read ahead.
+    """Yields the order's batches from `start` on, as `ReadBatches` makes them, read ahead.
 
     Args:
         order: which rows make which batch.
         records: what the rows count.
-        image_size, box, crop, augmentation, mirror: of `ReadBatch`.
+        image_size, box, crop, augmentation, mirror: of `ReadBatches`.
         num_workers: worker processes; 0 reads in threads of this process.
         num_threads: threads of every process; 0: what `default_threads` says. How many batches
             wait at a time, `most_waiting` says.
@@ -265,7 +272,7 @@ def batches(
     """
     if start >= len(order):
         return
-    read = ReadBatch(order, records, image_size, box, crop, augmentation, mirror)
+    read = ReadBatches(order, records, image_size, box, crop, augmentation, mirror)
     num_threads = num_threads or default_threads(num_workers)
     dataset = _dataset(range(start, len(order)), read, num_workers, num_threads)
     # The batch's threads share the cores already; OpenCV's own would only wait for one another.
@@ -301,7 +308,7 @@ def batches(
 class _ReadGroup:
     """Step -> the images of that step and the next ones, and what else is in their batches."""
 
-    read: ReadBatch
+    read: ReadBatches
     memory: BatchMemory | WorkerMemory
     size: int
     end: int
@@ -310,7 +317,7 @@ class _ReadGroup:
     def map(self, step):
         steps = range(step, min(step + self.size, self.end))
         images = self.memory.empty((self.size, *self.read.image_shape(step)))
-        batches = [self.read.write(each, images[i]) for i, each in enumerate(steps)]
+        batches = self.read.write(steps, images[: len(steps)])
         return self.memory.send(images), _pickled(batches) if self.pickled else batches
 
 
@@ -326,7 +333,7 @@ def _dataset(steps, read, num_workers, num_threads):
     import grain  # Prediction needs none of it.
 
     rows = read.image_shape(steps[0])[0]
-    size = _batches_to_send(rows) if num_workers else 1
+    size = _batches_at_a_time(rows)
     memory = WorkerMemory() if num_workers and shared_memory.is_available() else BatchMemory()
     ahead = num_threads + (0 if num_workers else _AHEAD)
     dataset = (
@@ -340,8 +347,8 @@ def _dataset(steps, read, num_workers, num_threads):
     return dataset.mp_prefetch(options, worker_init_fn=start_worker)
 
 
-def _batches_to_send(rows):
-    return max(1, _FACES_TO_SEND // max(1, rows))
+def _batches_at_a_time(rows):
+    return max(1, _FACES_AT_A_TIME // max(1, rows))
 
 
 def most_waiting(rows: int, num_workers: int, num_threads: int) -> int:
@@ -350,11 +357,12 @@ def most_waiting(rows: int, num_workers: int, num_threads: int) -> int:
     num_workers and num_threads are those of `batches`.
     """
     num_threads = num_threads or default_threads(num_workers)
-    if not num_workers:
-        return num_threads + _AHEAD
-    # Besides one for each thread: one that is sent, one in the queue between the processes, and two
-    # that this process has taken from it.
-    return num_workers * (num_threads + 4) * _batches_to_send(rows)
+    groups = num_threads + _AHEAD
+    if num_workers:
+        # Besides one for each thread: one that is sent, one in the queue between the processes, and
+        # two that this process has taken from it.
+        groups = num_workers * (num_threads + 4)
+    return groups * _batches_at_a_time(rows)
 
 
 def default_threads(num_workers: int) -> int:
