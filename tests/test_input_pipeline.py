@@ -142,10 +142,24 @@ def test_threads_and_start_do_not_change_the_batches(train_records, settings):
     order = make_order(num_faces=len(train_records), batch_size=16, num_epochs=2)
     whole = read(order, train_records, num_threads=1, augmentation=settings)
     assert_same(whole, read(order, train_records, num_threads=5, augmentation=settings))
-    start = 3
-    assert start % (64 // 16) != 0  # So that other batches are read together, of two epochs.
+    start = 3  # So that other batches are read together.
     assert_same(whole[start:], read(order, train_records, start=start, augmentation=settings))
     assert read(order, train_records, start=len(order)) == []
+
+
+def test_a_short_order_is_shared_by_the_threads(train_records, monkeypatch):
+    sizes = []
+    write = ReadBatches.write
+
+    def counted(self, steps, images):
+        sizes.append(len(steps))
+        return write(self, steps, images)
+
+    monkeypatch.setattr(ReadBatches, "write", counted)
+    for num_faces, num_threads, expected in ((40, 5, [2] * 5), (40, 1, [10]), (12, 5, [1] * 3)):
+        sizes.clear()
+        read(EvaluationOrder(num_faces, 4), train_records, num_threads=num_threads)
+        assert sizes == expected
 
 
 def test_batches_that_are_read_together_have_their_own_epochs(train_records):

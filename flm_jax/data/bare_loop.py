@@ -60,9 +60,9 @@ def measure(faces: Sequence[Sample], image_size: int, batch_size: int, seconds: 
     """The rates of this process, with one thread: each is measured for `seconds`."""
     cv2.setNumThreads(1)
     decode = _rate(lambda i: _decode(faces[i % len(faces)]), seconds)
-    # As many batches as one that is being written beside one in use, of the same memory: new memory
-    # would cost the loop a tenth of its speed.
-    images = np.empty((2 * batch_size, image_size, image_size, 3), np.float32)
+    # One batch that is being written beside one in use, always in the same memory, which has been
+    # written to before: new memory would cost the loop a tenth of its speed.
+    images = np.full((2 * batch_size, image_size, image_size, 3), 0, np.float32)
 
     def loop(i):
         face = faces[i % len(faces)]

@@ -3,8 +3,8 @@
     step -> this process's rows -> read, crop, augment, normalise -> prefetch
 
 An element of the grain dataset is a group of batches, or one large batch, written once into their
-arrays. Its number is the training step, so a run continues exactly from any step, whatever number
-of processes, workers and threads reads.
+arrays. Its number is the training step of the first, so a run continues exactly from any step,
+whatever number of processes, workers and threads reads.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ _PIECE_TRIES = 8
 _MOST_THREADS = 16
 _AHEAD = 2  # groups that wait for this process, besides one for each of its threads
 
-# Faces that are read at a time, if a batch has fewer. What is done once for them all, and sending
-# them from process to process, takes as long for few.
+# Faces that are read at a time, at most, if a batch has fewer. What is done once for them all, and
+# sending them from process to process, takes as long for few.
 _FACES_AT_A_TIME = 64
 
 
@@ -333,7 +333,9 @@ def _dataset(steps, read, num_workers, num_threads):
     import grain  # Prediction needs none of it.
 
     rows = read.image_shape(steps[0])[0]
-    size = _batches_at_a_time(rows)
+    # Of a short order every thread has its share.
+    share = len(steps) // (num_threads * max(1, num_workers))
+    size = max(1, min(batches_at_a_time(rows), share))
     memory = WorkerMemory() if num_workers and shared_memory.is_available() else BatchMemory()
     ahead = num_threads + (0 if num_workers else _AHEAD)
     dataset = (
@@ -347,7 +349,8 @@ def _dataset(steps, read, num_workers, num_threads):
     return dataset.mp_prefetch(options, worker_init_fn=start_worker)
 
 
-def _batches_at_a_time(rows):
+def batches_at_a_time(rows: int) -> int:
+    """How many batches of `rows` faces are read together, at most."""
     return max(1, _FACES_AT_A_TIME // max(1, rows))
 
 
@@ -362,7 +365,7 @@ def most_waiting(rows: int, num_workers: int, num_threads: int) -> int:
         # Besides one for each thread: one that is sent, one in the queue between the processes, and
         # two that this process has taken from it.
         groups = num_workers * (num_threads + 4)
-    return groups * _batches_at_a_time(rows)
+    return groups * batches_at_a_time(rows)
 
 
 def default_threads(num_workers: int) -> int:

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from flm_jax import experiment, settings, work_folder
 from flm_jax.benchmark_figures import format_table, summarise
 from flm_jax.data import bare_loop
-from flm_jax.data.input_pipeline import most_waiting
+from flm_jax.data.input_pipeline import batches_at_a_time, most_waiting
 from flm_jax.data.workers import num_cores
 from flm_jax.errors import InputError
 from flm_jax.models.resnet import fold_batch_norm
@@ -103,7 +103,7 @@ class _Steps:
         self._optimizer = experiment.build_optimizer(config, self._schedule)
         self._model = model
         with contextlib.closing(experiment.training_batches(config, records, 0)) as batches:
-            self.batch = next(batches)
+            self.batch = jax.tree.map(np.copy, next(batches))  # A view keeps the loader's memory.
         self._given = experiment.starting_values(config, model, records)
         self._state = self._create_state(None)
         self._train_step = self._map(None)
@@ -221,21 +221,26 @@ def _measures(config, records, steps, rival, stack) -> dict[str, Callable[[], di
 
     last: dict[str, float] = {}
     buffered = most_waiting(images, data.num_workers, data.num_threads)
+    together = batches_at_a_time(images)
     # One loader for all rounds: a new one is slower until its memory has been written to once.
     batches = stack.enter_context(
         contextlib.closing(experiment.training_batches(config, records, 0))
     )
 
-    def use_up_buffers():
-        for _ in itertools.islice(batches, buffered):
+    def take(count):
+        for _ in itertools.islice(batches, count):
             pass
+
+    def use_up_buffers():
+        take(2 * buffered)  # Twice, as all threads begin anew when none is left.
 
     def fill_buffers():
         time.sleep(1.5 * buffered * images / last["loader"])
 
     def loader():
         use_up_buffers()
-        last["loader"] = images * calls_per_second(lambda: next(batches), seconds)
+        groups = calls_per_second(lambda: take(together), seconds)
+        last["loader"] = together * images * groups
         fill_buffers()  # Whoever is next has the cores for itself.
         return {"loader": last["loader"]}
 
@@ -262,7 +267,7 @@ def _measures(config, records, steps, rival, stack) -> dict[str, Callable[[], di
         **of_torch("train"),
         "eval": lambda: {"eval": images * calls_per_second(_warm(steps.evaluate), seconds)},
         **of_torch("eval"),
-        # The loop beside the loader, and hard work on either side of the two.
+        # Beside each other, as they are compared.
         "on_all_cores": on_all_cores,
         "loader": loader,
         "end_to_end": end_to_end,
