@@ -209,15 +209,24 @@ def test_memory_is_bounded_by_the_batches_that_wait(
     assert 1 < len(places) <= most / together + in_hand
 
 
-def test_batches_of_workers_that_have_ended_are_there(train_records):
-    """The workers of a short order end while its first batches are looked at."""
-    order = make_order(num_faces=len(train_records), batch_size=16, num_epochs=6)
+def test_batches_of_workers_that_have_ended_are_there(train_records, monkeypatch):
+    """The workers of a short order, which they share, end while its first batches are looked at."""
+    sizes = []
+    receive = shared_memory.receive
+
+    def received(sent):
+        sizes.append(sent.shape[0])
+        return receive(sent)
+
+    monkeypatch.setattr(shared_memory, "receive", received)
+    order = make_order(num_faces=len(train_records), batch_size=16, num_epochs=2)
     settings = {"image_size": 16, "box": "rectangle", "crop": CROP, "num_threads": 1}
     batches = input_pipeline.batches(order, train_records, num_workers=3, **settings)
     found = [next(batches)]
     time.sleep(3)
     assert len(multiprocessing.active_children()) < 3
     found += batches
+    assert sizes == [2, 2, 2]
     assert_same(read(order, train_records, image_size=16), found)
 
 

@@ -220,36 +220,18 @@ def _measures(config, records, steps, rival, stack) -> dict[str, Callable[[], di
         return {"decode_limit": found.decode, "bare_loop": found.loop}
 
     last: dict[str, float] = {}
-    buffered = most_waiting(images, data.num_workers, data.num_threads)
-    together = batches_at_a_time(images)
-    # One loader for all rounds: a new one is slower until its memory has been written to once.
-    batches = stack.enter_context(
-        contextlib.closing(experiment.training_batches(config, records, 0))
-    )
-
-    def take(count):
-        for _ in itertools.islice(batches, count):
-            pass
-
-    def use_up_buffers():
-        take(2 * buffered)  # Twice, as all threads begin anew when none is left.
-
-    def fill_buffers():
-        time.sleep(1.5 * buffered * images / last["loader"])
+    batches = _Loader(config, records, stack)
 
     def loader():
-        use_up_buffers()
-        groups = calls_per_second(lambda: take(together), seconds)
-        last["loader"] = together * images * groups
-        fill_buffers()  # Whoever is next has the cores for itself.
+        last["loader"] = batches.rate(seconds)
         return {"loader": last["loader"]}
 
     def end_to_end():
         train = _warm(steps.train)
         if last["loader"] < last["train"]:
-            use_up_buffers()
-        rate = calls_per_second(lambda: train(next(batches)), seconds)
-        fill_buffers()
+            batches.use_up_buffers()
+        rate = calls_per_second(lambda: train(batches.next()), seconds)
+        batches.fill_buffers(last["loader"])
         return {"end_to_end": images * rate}
 
     def train():
@@ -280,6 +262,39 @@ def _measures(config, records, steps, rival, stack) -> dict[str, Callable[[], di
             "train_one_device": share * calls_per_second(_warm(one), seconds)
         }
     return found
+
+
+class _Loader:
+    """The training loader, one for all rounds: a new one is slower until its memory has been
+    written to once. Its buffers are full when another measurement has the cores."""
+
+    def __init__(self, config: ConfigDict, records: list, stack: contextlib.ExitStack):
+        data = config.data
+        self._images = config.batch_size
+        self._buffered = most_waiting(self._images, data.num_workers, data.num_threads)
+        self._batches = experiment.training_batches(config, records, 0)
+        stack.enter_context(contextlib.closing(self._batches))
+
+    def next(self) -> dict[str, Any]:
+        return next(self._batches)
+
+    def rate(self, seconds: float) -> float:
+        """Images a second, when the buffers are used up."""
+        self.use_up_buffers()
+        together = batches_at_a_time(self._images)
+        rate = together * self._images * calls_per_second(lambda: self._take(together), seconds)
+        self.fill_buffers(rate)
+        return rate
+
+    def use_up_buffers(self) -> None:
+        self._take(2 * self._buffered)  # Twice, as all threads begin anew when none is left.
+
+    def fill_buffers(self, rate: float) -> None:
+        time.sleep(1.5 * self._buffered * self._images / rate)
+
+    def _take(self, count):
+        for _ in itertools.islice(self._batches, count):
+            pass
 
 
 def _warm(step):
