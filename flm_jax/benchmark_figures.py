@@ -27,6 +27,7 @@ def summarise(rates: Mapping[str, Sequence[float]], figures: Mapping[str, Any]) 
     ratios = {
         "loader_over_decode_limit": ("loader", "decode_limit"),
         "loader_over_bare_loop": ("loader", "bare_loop"),
+        "loader_over_own_loop": ("loader", "own_loop"),
         "train_over_torch": ("train", "torch_train"),
         "eval_over_torch": ("eval", "torch_eval"),
     }

@@ -5,6 +5,9 @@ the centre of the top-left pixel, so an image of width w covers [-0.5, w - 0.5].
 (xmin, ymin, xmax, ymax).
 """
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
@@ -104,6 +107,41 @@ def invert(b_from_a: Float[ndarray, "2 3"]) -> Float[ndarray, "2 3"]:
         det = a * d - b * c
         a, b, c, d = d / det, -b / det, -c / det, a / det
     return np.array([[a, b, -a * x - b * y], [c, d, -c * x - d * y]])
+
+
+def steps(b_from_a: Float[ndarray, "2 3"]) -> tuple[float, float]:
+    """How many pixels of `b`, in x and in y, one step in `a` spans: how much the map to `a` shrinks
+    an image."""
+    (a, b, _), (c, d, _) = b_from_a.tolist()
+    return math.hypot(a, b), math.hypot(c, d)
+
+
+def pixels_under(
+    image_from_crop: Float[ndarray, "2 3"],
+    size: int,
+    margins: Sequence[float],
+    image_size: tuple[int, int],
+) -> list[tuple[int, int]]:
+    """The image's pixels under a crop of `size` x `size`: the first, and the one after the last, in
+    x and in y. At least one, which lies at the edge where the crop is beyond it.
+
+    Args:
+        image_from_crop: the map.
+        size: the crop's side.
+        margins: pixels of the image that are taken more on each side, in x and in y.
+        image_size: width and height.
+    """
+    found = []
+    # In numbers of Python: small arrays take several times as long, and the loader asks this for
+    # every face.
+    for (a, b, start), margin, side in zip(
+        image_from_crop.tolist(), margins, image_size, strict=True
+    ):
+        middle = (a + b) * (size - 1) / 2 + start
+        half = (abs(a) + abs(b)) * size / 2 + margin
+        low = min(max(math.floor(middle - half), 0), side - 1)
+        found.append((low, min(max(math.ceil(middle + half), low + 1), side)))
+    return found
 
 
 def mirrors(b_from_a: Float[ndarray, "*n 2 3"]) -> Bool[ndarray, "*n"] | np.bool:

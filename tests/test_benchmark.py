@@ -24,7 +24,7 @@ from flm_jax.modes.benchmark import count_flops, take_turns
 
 IMAGE = np.zeros((1, 64, 64, 3), np.float32)
 QUICK = ("--mode=benchmark", "--config.benchmark.repeats=2", "--config.benchmark.seconds=0.02")
-RATES = ["train", "eval", "loader", "end_to_end", "decode_limit", "bare_loop"]
+RATES = ["train", "eval", "loader", "end_to_end", "decode_limit", "bare_loop", "own_loop"]
 
 
 def launch(faces_root, workdir, *arguments, **settings):
@@ -44,7 +44,7 @@ def measured(faces_root, tmp_path_factory):
 
 def test_the_promised_figures_are_there(measured):
     (figures, output), _ = measured
-    for name in (*RATES, "decode_limit_one_thread", "bare_loop_one_thread", "train_one_device"):
+    for name in (*RATES, "decode_limit_one_thread", "own_loop_one_thread", "train_one_device"):
         low, high = figures["spread"][name]
         assert 0 < low <= figures[name] <= high, name
         assert f"\n{name} " in output
@@ -148,6 +148,7 @@ ROUNDS = {
     "end_to_end": [4.0, 20.0, 27.0],
     "decode_limit": [10.0, 80.0, 60.0],
     "bare_loop": [10.0, 10.0, 10.0],
+    "own_loop": [10.0, 20.0, 30.0],
     "matrix_product_flops": [1e12, 1e12, 1e12],
 }
 
@@ -160,6 +161,7 @@ def test_figures_are_medians_and_ratios_are_of_the_same_round():
         {
             "loader_over_decode_limit": 0.5,
             "loader_over_bare_loop": 4.0,
+            "loader_over_own_loop": 2.0,
             "train_over_torch": 1.0,
             "eval_over_torch": 50.0,
             "end_to_end_over_slower": 0.9,
@@ -176,7 +178,7 @@ def test_efficiency_is_of_as_many_devices():
 
 
 @pytest.mark.parametrize("is_prepared", [False, True])
-def test_the_bare_loop_cuts_the_loaders_crops(faces_root, tmp_path, is_prepared):
+def test_the_loops_cut_the_loaders_crops(faces_root, tmp_path, is_prepared):
     uses = uses_of()
     records = wflw.read_list(faces_root, wflw.TEST_LIST)
     if is_prepared:
@@ -187,9 +189,10 @@ def test_the_bare_loop_cuts_the_loaders_crops(faces_root, tmp_path, is_prepared)
         crop_from_image = transforms.crop_from_image(record.box, 32, **uses.crop)
         expected = prepared_face.cut_face(record, geometry.invert(crop_from_image), 32)
         picture = cv2.imdecode(np.frombuffer(sample.content, np.uint8), cv2.IMREAD_COLOR)
-        found = transforms.crop_image(picture, sample.picture_from_crop, 32)
-        # Where the box has whole pixels, rounding decides how a picture is reduced.
-        assert np.abs(found.astype(int) - expected).mean() < 1
+        for cut in (transforms.crop_image, bare_loop.plain_crop):
+            found = cut(picture, sample.picture_from_crop, 32)
+            # Where the box has whole pixels, rounding decides how a picture is reduced.
+            assert np.abs(found.astype(int) - expected).mean() < 1
 
 
 def test_processes_add_up(test_records):

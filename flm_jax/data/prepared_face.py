@@ -10,7 +10,6 @@ picture can't be read.
 
 import dataclasses
 import functools
-import math
 import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
+from flm_jax import geometry
 from flm_jax.data import transforms
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
@@ -228,17 +228,18 @@ def _place(content) -> Place:
 
 def _serves(place, image_from_crop, size) -> bool:
     """Whether the window holds all that the crop looks at, and in the detail that it shows."""
-    for axis, (a, b, start) in enumerate(image_from_crop.tolist()):
-        shrink, reduction, side = math.hypot(a, b), place.scale[axis], place.image_size[axis]
-        if reduction > 1 and shrink < _LEFT_TO_SHRINK / 2 * reduction:
-            return False
-        middle = (a + b) * (size - 1) / 2 + start
-        half = (abs(a) + abs(b)) * size / 2 + shrink + 1
-        low = min(max(math.floor(middle - half), 0), side - 1)
-        high = min(max(math.ceil(middle + half), low + 1), side)
-        if low < place.window[axis] or high > place.window[axis + 2]:
-            return False
-    return True
+    shrinks = geometry.steps(image_from_crop)
+    if any(
+        reduction > 1 and shrink < _LEFT_TO_SHRINK / 2 * reduction
+        for shrink, reduction in zip(shrinks, place.scale, strict=True)
+    ):
+        return False
+    margins = [shrink + 1 for shrink in shrinks]
+    (left, right), (top, bottom) = geometry.pixels_under(
+        image_from_crop, size, margins, place.image_size
+    )
+    xmin, ymin, xmax, ymax = place.window
+    return xmin <= left and ymin <= top and right <= xmax and bottom <= ymax
 
 
 # The name of a shard is that of one build, so what is open under it stays what it is.

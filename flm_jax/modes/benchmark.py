@@ -213,11 +213,10 @@ def _measures(config, records, steps, rival, stack) -> dict[str, Callable[[], di
 
     def alone():
         found = bare_loop.measure(faces, size, images, seconds)
-        return {"decode_limit_one_thread": found.decode, "bare_loop_one_thread": found.loop}
+        return {f"{name}_one_thread": rate for name, rate in found._asdict().items()}
 
     def on_all_cores():
-        found = bare(seconds)
-        return {"decode_limit": found.decode, "bare_loop": found.loop}
+        return bare(seconds)._asdict()
 
     last: dict[str, float] = {}
     batches = _Loader(config, records, stack)
