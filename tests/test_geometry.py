@@ -78,3 +78,26 @@ def test_apply_takes_one_map_for_each_face():
     both = geometry.apply(maps, points)
     for i in range(2):
         np.testing.assert_allclose(both[i], geometry.apply(maps[i], points[i]))
+
+
+def test_steps_are_the_lengths_of_one_step_in_the_other_image():
+    turned = np.array([[0.6 * 3, -0.8 * 3, 7.0], [0.8 * 5, 0.6 * 5, 9.0]])
+    assert geometry.steps(turned) == pytest.approx((3.0, 5.0))
+
+
+def test_the_pixels_under_a_crop_hold_its_corners_and_the_margins():
+    square = np.array([[-0.5, -0.5], [31.5, -0.5], [-0.5, 31.5], [31.5, 31.5]])
+    for seed in range(20):
+        image_from_crop = random_map(seed) + np.array([[0, 0, 500]])
+        corners = geometry.apply(image_from_crop, square)
+        found = geometry.pixels_under(image_from_crop, 32, (2.0, 30.0), (1000, 1000))
+        margins = np.array([2, 30])
+        low, high = corners.min(axis=0) - margins, corners.max(axis=0) + margins
+        np.testing.assert_array_equal(np.transpose(found), [np.floor(low), np.ceil(high)])
+
+
+def test_the_pixels_under_a_crop_are_some_of_the_image():
+    crop = geometry.invert(geometry.crop_from_image(np.array([-20.0, 30.0, 20.0, 900.0]), 32))
+    assert geometry.pixels_under(crop, 32, (1.0, 1.0), (50, 60)) == [(0, 21), (29, 60)]
+    beyond = crop - np.array([[0, 0, 500.0], [0, 0, -500.0]])
+    assert geometry.pixels_under(beyond, 32, (1.0, 1.0), (50, 60)) == [(0, 1), (59, 60)]

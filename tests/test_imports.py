@@ -110,6 +110,5 @@ def test_every_module_has_its_tests():
         "benchmark_torch": "benchmark",
         "stopwatch": "benchmark",
         "torch_process": "benchmark",
-        "workers": "input_pipeline",
     }
     assert {together.get(name, name) for name in own} <= tested

@@ -81,6 +81,21 @@ def test_a_crop_wholly_outside_is_black():
     assert (transforms.crop_image(image, geometry.invert(crop_from_image), 32) == 0).all()
 
 
+def test_a_crop_is_the_warped_image_wherever_it_looks():
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (120, 170, 3), np.uint8), (5, 5), 0)
+    for _ in range(40):
+        angle, scale = rng.uniform(-np.pi, np.pi), rng.uniform(0.3, transforms.MAX_SHRINK)
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn[:, 0] *= rng.choice([-1, 1])  # Mirrored or not.
+        start = rng.uniform([0, 0], [170, 120]) - turn @ rng.uniform(0, 47, 2)
+        image_from_crop = np.column_stack([turn, start])
+        crop = transforms.crop_image(image, image_from_crop, 48)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        expected = cv2.warpAffine(image, image_from_crop, (48, 48), flags=flags)
+        np.testing.assert_allclose(crop.astype(int), expected, atol=1)
+
+
 def test_the_margin_is_in_pixels_of_the_image():
     box = np.array([20, 30, 60, 90], np.float32)
     crop_from_image = transforms.crop_from_image(box, 224, margin=10.0)
