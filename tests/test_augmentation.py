@@ -257,7 +257,7 @@ def test_evaluation_sees_the_faces_as_they_are(train_records):
 
 
 def face(size=96):
-    """BGR with edges, colour and texture."""
+    """RGB with edges, colour and texture."""
     image = np.random.default_rng(5).integers(60, 200, (size, size, 3), dtype=np.uint8)
     image = cv2.GaussianBlur(image, (0, 0), 1.0)
     cv2.circle(image, (size // 2, size // 2), size // 4, (80, 120, 200), -1)
@@ -314,6 +314,18 @@ def test_light_is_monotone_and_the_same_in_every_channel():
 
 def test_grey_has_no_colour():
     assert np.ptp(distorted("grey").astype(int), axis=2).max() == 0
+
+
+@pytest.mark.parametrize(("channel", "grey"), [(0, 76), (1, 150), (2, 29)])
+def test_grey_is_the_luma_of_red_green_and_blue(channel, grey):
+    crop = np.zeros((8, 8, 3), np.uint8)
+    crop[..., channel] = 255
+    assert (distorted("grey", image=crop) == grey).all()  # ITU-R BT.601
+
+
+def test_jpeg_keeps_the_order_of_the_colours():
+    crop = np.full((16, 16, 3), (200, 100, 20), np.uint8)
+    np.testing.assert_allclose(distorted("jpeg", image=crop, jpeg=90), crop, atol=4)
 
 
 @pytest.mark.parametrize("name", ["flat_patch", "noise_patch", "picture_patch"])

@@ -276,7 +276,7 @@ def test_the_crop_is_pythons_to_a_level(browser, page, picture):
         for size in (24, 61):
             _, expected = cut(image, box, crop, size)
             found = browser.run(CUT, box.tolist(), crop, size)
-            found = np.array(found, np.uint8).reshape(size, size, 3)[..., ::-1]
+            found = np.array(found, np.uint8).reshape(size, size, 3)
             difference = np.abs(found.astype(int) - expected)
             assert difference.max() <= 1, json.dumps([box.tolist(), crop, size])
             assert difference.mean() < 0.05, json.dumps([box.tolist(), crop, size])

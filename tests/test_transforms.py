@@ -93,7 +93,7 @@ def test_a_crop_is_the_warped_image_wherever_it_looks():
         crop = transforms.crop_image(image, image_from_crop, 48)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         expected = cv2.warpAffine(image, image_from_crop, (48, 48), flags=flags)
-        np.testing.assert_allclose(crop.astype(int), expected, atol=1)
+        np.testing.assert_allclose(crop.astype(int), expected[..., ::-1], atol=1)
 
 
 def test_the_margin_is_in_pixels_of_the_image():
@@ -105,11 +105,17 @@ def test_the_margin_is_in_pixels_of_the_image():
     assert crop_from_image[1, 1] == pytest.approx(224 / 80)
 
 
-def test_normalised_is_rgb_from_minus_one_to_one():
-    bgr = np.array([[[0, 51, 255]]], np.uint8)
+def test_normalised_is_from_minus_one_to_one():
     out = np.empty((1, 1, 3), np.float32)
-    transforms.normalise(bgr, out=out)
-    np.testing.assert_allclose(out, [[[1.0, -0.6, -1.0]]], atol=1e-6)
+    transforms.normalise(np.array([[[0, 51, 255]]], np.uint8), out=out)
+    np.testing.assert_allclose(out, [[[-1.0, -0.6, 1.0]]], atol=1e-6)
+
+
+@pytest.mark.parametrize("shrink", [1.0, 3.0])
+def test_a_crop_is_rgb_of_a_bgr_picture(shrink):
+    image = np.full((60, 60, 3), (10, 20, 200), np.uint8)
+    crop = transforms.crop_image(image, shrink * np.eye(2, 3), 8)
+    np.testing.assert_array_equal(crop[4, 4], [200, 20, 10])
 
 
 def red(shape=(40, 60)):

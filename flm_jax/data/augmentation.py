@@ -150,7 +150,7 @@ def distort(
 
     Args:
         rng: of the face.
-        crop: BGR; it is left as it is.
+        crop: RGB; it is left as it is.
         settings: as `check` wants them.
         read_other: gives another crop of the same size, which patches are cut from.
     """
@@ -180,7 +180,7 @@ def _colour(rng, crop, settings):
         saturation = 0.0
     if saturation == 1:
         return crop
-    grey = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    grey = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(crop, saturation, grey, 1 - saturation, 0)
 
 
@@ -215,8 +215,9 @@ def _sensor(rng, crop, settings):
         crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)
     if _happens(rng, settings["jpeg"]):
         quality = round(rng.uniform(settings["jpeg"]["least"], 95))
-        _, content = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        crop = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
+        _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        crop = cv2.cvtColor(cv2.imdecode(content, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     return crop
 
 

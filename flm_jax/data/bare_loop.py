@@ -86,12 +86,13 @@ def measure(faces: Sequence[Sample], image_size: int, batch_size: int, seconds: 
 def plain_crop(
     image: UInt8[ndarray, "h w 3"], image_from_crop: Float[ndarray, "2 3"], size: int
 ) -> UInt8[ndarray, "size size 3"]:
-    """The crop of `transforms.crop_image` by one call of OpenCV, but where it is reduced first."""
+    """The crop of `transforms.crop_image` as one would write it."""
     if max(geometry.steps(image_from_crop)) > transforms.MAX_SHRINK:
         image, image_from_crop = transforms.part_under(image, image_from_crop, size)
-    return cv2.warpAffine(
+    crop = cv2.warpAffine(
         image, image_from_crop, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
+    return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)
 
 
 @contextlib.contextmanager

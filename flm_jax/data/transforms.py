@@ -113,26 +113,26 @@ def crop_from_image(
 def crop_image(
     image: UInt8[ndarray, "h w 3"], image_from_crop: Float[ndarray, "2 3"], size: int
 ) -> UInt8[ndarray, "size size 3"]:
-    """Samples the crop from the image; what lies outside of the image is black."""
+    """Samples the crop from a BGR image, as RGB; what lies outside of the image is black."""
     part, part_from_crop = part_under(image, image_from_crop, size)
     # OpenCV 5 warps four channels twice as fast as three, to the same values.
     crop = cv2.warpAffine(
-        cv2.cvtColor(part, cv2.COLOR_BGR2BGRA),
+        cv2.cvtColor(part, cv2.COLOR_BGR2RGBA),
         part_from_crop,
         (size, size),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
     )
-    return cv2.cvtColor(crop, cv2.COLOR_BGRA2BGR)
+    return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB)
 
 
 def normalise(crop: UInt8[ndarray, "h w 3"], out: Float[ndarray, "h w 3"]) -> None:
-    """Writes (x - 0.5) / 0.5 of the crop's x in [0, 1] to `out`, RGB from BGR, by a table.
+    """Writes (x - 0.5) / 0.5 of the crop's x in [0, 1] to `out`, by a table.
 
     `out` is contiguous: OpenCV would fill another array else.
     """
     assert out.flags.c_contiguous
-    cv2.LUT(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), _NORMALISED, dst=out)
+    cv2.LUT(crop, _NORMALISED, dst=out)
 
 
 def part_under(
