@@ -137,10 +137,12 @@ def pixels_under(
     for (a, b, start), margin, side in zip(
         image_from_crop.tolist(), margins, image_size, strict=True
     ):
-        middle = (a + b) * (size - 1) / 2 + start
-        half = (abs(a) + abs(b)) * size / 2 + margin
-        low = min(max(math.floor(middle - half), 0), side - 1)
-        found.append((low, min(max(math.ceil(middle + half), low + 1), side)))
+        along, across = (-0.5 * a, (size - 0.5) * a), (-0.5 * b, (size - 0.5) * b)
+        # In this order, as the browser page has it: whole numbers stand just where these round.
+        first = math.floor(min(along) + min(across) + start - margin)
+        last = math.ceil(max(along) + max(across) + start + margin)
+        low = min(max(first, 0), side - 1)
+        found.append((low, min(max(last, low + 1), side)))
     return found
 
 
