@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from flm_jax import geometry, protocols
 from flm_jax.detector import Detect, overlaps
+from flm_jax.errors import InputError
 from flm_jax.smoothing import OneEuroFilter
 
 # A network finds points in any picture, of a wall too. So a face is taken for lost once its look,
@@ -72,7 +73,11 @@ class FaceTracker:
         self._count = 0
 
     def __call__(self, image: UInt8[ndarray, "h w 3"], time: float) -> list[TrackedFace]:
-        """The faces of a BGR frame at `time`, in seconds."""
+        """The faces of a BGR frame at `time`, in seconds.
+
+        Raises:
+            InputError: a face that the detector has just found has points that are no numbers.
+        """
         tracks, boxes = self._tracks, np.array([track.box for track in self._tracks])
         if tracks:
             landmarks, scale = self._predict(image, boxes)
@@ -82,6 +87,8 @@ class FaceTracker:
             if not tracks:
                 return []
             landmarks, scale = self._predict(image, boxes)
+            if not np.isfinite(landmarks).all():
+                raise InputError("the weights predict no finite numbers")
             for track, box in zip(tracks, self._boxes_around(landmarks), strict=True):
                 track.patch = _look(image, box)
         faces = []

@@ -177,20 +177,21 @@ def test_efficiency_is_of_as_many_devices():
     assert found["model_flop_utilisation"]["train"] == pytest.approx(0.015)
 
 
+@pytest.mark.parametrize("size", [32, 128])  # Most crops of 32 px shrink the picture.
 @pytest.mark.parametrize("is_prepared", [False, True])
-def test_the_loops_cut_the_loaders_crops(faces_root, tmp_path, is_prepared):
+def test_the_loops_cut_the_loaders_crops(faces_root, tmp_path, is_prepared, size):
     uses = uses_of()
     records = wflw.read_list(faces_root, wflw.TEST_LIST)
     if is_prepared:
         prepare(tmp_path / "faces", faces_root, uses)
         records = attach(tmp_path / "faces", faces_root, uses)[wflw.TEST_LIST]
-    samples = bare_loop.samples(records, 32, "rectangle", uses.crop)
+    samples = bare_loop.samples(records, size, "rectangle", uses.crop)
     for record, sample in zip(records, samples, strict=True):
-        crop_from_image = transforms.crop_from_image(record.box, 32, **uses.crop)
-        expected = prepared_face.cut_face(record, geometry.invert(crop_from_image), 32)
+        crop_from_image = transforms.crop_from_image(record.box, size, **uses.crop)
+        expected = prepared_face.cut_face(record, geometry.invert(crop_from_image), size)
         picture = cv2.imdecode(np.frombuffer(sample.content, np.uint8), cv2.IMREAD_COLOR)
         for cut in (transforms.crop_image, bare_loop.plain_crop):
-            found = cut(picture, sample.picture_from_crop, 32)
+            found = cut(picture, sample.picture_from_crop, size)
             # Where the box has whole pixels, rounding decides how a picture is reduced.
             assert np.abs(found.astype(int) - expected).mean() < 1
 

@@ -3,6 +3,7 @@ import pytest
 
 from flm_jax import geometry
 from flm_jax.detector import Detections
+from flm_jax.errors import InputError
 from flm_jax.tracking import FaceTracker
 
 MARGINS = np.zeros(4)
@@ -100,5 +101,7 @@ def test_light_changes_nothing(scene, tracker):
 def test_points_that_are_no_numbers_are_a_lost_face(scene, tracker):
     tracker(scene.image(), 0.0)
     tracker._predict = lambda image, boxes: (np.full((1, 98, 2), np.nan, np.float32), None)
+    with pytest.raises(InputError, match="no finite numbers"):
+        tracker(scene.image(), 0.04)
     scene.seen = False
-    assert tracker(scene.image(), 0.04) == []
+    assert tracker(scene.image(), 0.08) == []

@@ -28,7 +28,7 @@ from flm_jax.data.prepared_face import cut_face, read_face
 from flm_jax.data.shared_memory import WorkerMemory
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
-from flm_jax.data.workers import num_cores, start_worker
+from flm_jax.data.workers import keep_memory, num_cores, start_worker
 from flm_jax.errors import InputError
 from flm_jax.landmarks import MIRROR
 
@@ -277,6 +277,7 @@ def batches(
     dataset = _dataset(range(start, len(order)), read, num_workers, num_threads)
     # The batch's threads share the cores already; OpenCV's own would only wait for one another.
     cv2.setNumThreads(1)
+    keep_memory()
     # Worker processes inherit the mask: a signal for the whole group must not reach them before
     # they ignore it, or the parent loses what it could still save. (The resource tracker, where it
     # is started meanwhile, would unblock it again.)

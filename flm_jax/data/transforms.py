@@ -22,7 +22,7 @@ MAX_SHRINK = 1.5
 
 _NORMALISED = np.arange(256, dtype=np.float32) * np.float32(2 / 255) - 1
 
-# OpenCV's warpAffine takes no larger picture.
+# OpenCV 4 warps no larger picture.
 _MAX_SIDE = 32_766
 
 BOXES = ("rectangle", "landmarks")

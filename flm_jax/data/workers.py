@@ -1,4 +1,4 @@
-"""How many cores there are, and what a worker process does first."""
+"""How many cores there are, and what a process that reads pictures does first."""
 
 import multiprocessing
 import os
@@ -24,17 +24,18 @@ def start_worker(*_: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    _keep_memory()
+    keep_memory()
     parent = multiprocessing.parent_process()  # Which may be gone already.
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Lets pictures take the memory of those before them.
 
-    glibc gives what a picture had back to the system, which clears it for the next one (a quarter
-    of a worker's time, at 1024 x 768 pixels), until a piece as large as this has once been freed.
+    glibc gives what a picture had back to the system, which clears it for the next one, until a
+    piece as large as this has once been freed. Of pictures of different sizes, about 1024 x 768
+    pixels, that took a quarter of a worker's time.
     """
     bytearray(31 << 20)
 
