@@ -44,7 +44,8 @@ def measured(faces_root, tmp_path_factory):
 
 def test_the_promised_figures_are_there(measured):
     (figures, output), _ = measured
-    for name in (*RATES, "decode_limit_one_thread", "own_loop_one_thread", "train_one_device"):
+    loops = [f"{name}_one_thread" for name in ("decode_limit", "bare_loop", "own_loop")]
+    for name in (*RATES, *loops, "train_one_device"):
         low, high = figures["spread"][name]
         assert 0 < low <= figures[name] <= high, name
         assert f"\n{name} " in output

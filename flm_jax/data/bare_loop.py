@@ -20,7 +20,7 @@ from flm_jax import geometry
 from flm_jax.data import transforms
 from flm_jax.data.prepared_face import read_content
 from flm_jax.data.wflw import Record
-from flm_jax.data.workers import keep_memory, start_worker
+from flm_jax.data.workers import start_reading, start_worker
 
 _READY_WITHIN = 60  # seconds, of the processes
 
@@ -65,8 +65,7 @@ def samples(
 
 def measure(faces: Sequence[Sample], image_size: int, batch_size: int, seconds: float) -> Rates:
     """The rates of this process, with one thread: each is measured for `seconds`."""
-    cv2.setNumThreads(1)
-    keep_memory()
+    start_reading()
     decode_limit = _rate(lambda i: _decode(faces[i % len(faces)]), seconds)
     # One batch that is being written beside one in use, always in the same memory, which has been
     # written to before: new memory would cost the loop a tenth of its speed.

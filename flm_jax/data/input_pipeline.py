@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -28,7 +27,7 @@ from flm_jax.data.prepared_face import cut_face, read_face
 from flm_jax.data.shared_memory import WorkerMemory
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import Record
-from flm_jax.data.workers import keep_memory, num_cores, start_worker
+from flm_jax.data.workers import num_cores, start_reading, start_worker
 from flm_jax.errors import InputError
 from flm_jax.landmarks import MIRROR
 
@@ -275,9 +274,7 @@ def batches(
     read = ReadBatches(order, records, image_size, box, crop, augmentation, mirror)
     num_threads = num_threads or default_threads(num_workers)
     dataset = _dataset(range(start, len(order)), read, num_workers, num_threads)
-    # The batch's threads share the cores already; OpenCV's own would only wait for one another.
-    cv2.setNumThreads(1)
-    keep_memory()
+    start_reading()
     # Worker processes inherit the mask: a signal for the whole group must not reach them before
     # they ignore it, or the parent loses what it could still save. (The resource tracker, where it
     # is started meanwhile, would unblock it again.)
@@ -335,7 +332,7 @@ def _dataset(steps, read, num_workers, num_threads):
 
     rows = read.image_shape(steps[0])[0]
     # Of a short order every thread has its share.
-    share = len(steps) // (num_threads * max(1, num_workers))
+    share = len(steps) // num_readers(num_workers, num_threads)
     size = max(1, min(batches_at_a_time(rows), share))
     memory = WorkerMemory() if num_workers and shared_memory.is_available() else BatchMemory()
     ahead = num_threads + (0 if num_workers else _AHEAD)
@@ -375,6 +372,14 @@ def default_threads(num_workers: int) -> int:
     More would hold many batches, and wait for one another's turn in Python.
     """
     return max(1, min(_MOST_THREADS, num_cores()) // max(1, num_workers))
+
+
+def num_readers(num_workers: int, num_threads: int) -> int:
+    """The threads of all processes that read.
+
+    num_workers and num_threads are those of `batches`.
+    """
+    return max(1, num_workers) * (num_threads or default_threads(num_workers))
 
 
 def picture_error(record: Record) -> PictureError:

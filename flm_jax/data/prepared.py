@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 from tqdm import tqdm
 
 from flm_jax.data import transforms
@@ -24,6 +23,7 @@ from flm_jax.data.partial_folder import partial_folder, partial_name
 from flm_jax.data.prepared_face import FIX, UNREADABLE, Uses, encode_face
 from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import IMAGES, Record
+from flm_jax.data.workers import start_reading
 from flm_jax.errors import InputError
 
 INDEX = "prepared.json"
@@ -224,7 +224,7 @@ def _cut_into(folder, root, lists, uses, num_threads, at_unreadable, stopped):
     pictures: dict[str, list[int | None]] = {}
     shards: list[dict[str, Any]] = []
     build = uuid.uuid4().hex[:8]
-    cv2.setNumThreads(1)
+    start_reading()
     with (
         concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
         tqdm(total=len(faces), desc="cutting faces", unit="face", disable=None) as bar,

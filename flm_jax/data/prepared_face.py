@@ -177,7 +177,7 @@ def read_content(record: Record) -> tuple[bytes, Float[ndarray, "2 3"]]:
 def cut_face(
     record: Record, image_from_crop: Float[ndarray, "2 3"], size: int
 ) -> UInt8[ndarray, "size size 3"]:
-    """The crop of a face: of its window where that serves, else of the picture itself.
+    """The crop of a face as RGB: of its window where that serves, else of the picture itself.
 
     Raises:
         PictureError: it can't be read.

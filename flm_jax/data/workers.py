@@ -23,20 +23,21 @@ def start_worker(*_: object) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    keep_memory()
+    start_reading()
     parent = multiprocessing.parent_process()  # Which may be gone already.
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
 
-def keep_memory() -> None:
-    """Lets pictures take the memory of those before them.
+def start_reading() -> None:
+    """What a process does first whose own threads read pictures.
 
-    glibc gives what a picture had back to the system, which clears it for the next one, until a
-    piece as large as this has once been freed. Of pictures of different sizes, about 1024 x 768
-    pixels, that took a quarter of a worker's time.
+    They share the cores already; OpenCV's would only wait for one another. And pictures are to take
+    the memory of those before them: glibc gives what a picture had back to the system, which clears
+    it for the next one, until a piece as large as this has once been freed. Of pictures of many
+    sizes, about 1024 x 768 pixels, that took a quarter of a worker's time.
     """
+    cv2.setNumThreads(1)
     bytearray(31 << 20)
 
 

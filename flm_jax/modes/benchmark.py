@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from flm_jax import experiment, settings, work_folder
 from flm_jax.benchmark_figures import format_table, summarise
 from flm_jax.data import bare_loop
-from flm_jax.data.input_pipeline import batches_at_a_time, default_threads, most_waiting
+from flm_jax.data.input_pipeline import batches_at_a_time, most_waiting, num_readers
 from flm_jax.data.workers import num_cores
 from flm_jax.errors import InputError
 from flm_jax.models.resnet import fold_batch_norm
@@ -271,9 +271,9 @@ class _Loader:
         data = config.data
         self._images = config.batch_size
         self._buffered = most_waiting(self._images, data.num_workers, data.num_threads)
-        threads = data.num_threads or default_threads(data.num_workers)
         # Of all readers, which end their batches at about the same time.
-        self._turn = threads * max(1, data.num_workers) * batches_at_a_time(self._images)
+        readers = num_readers(data.num_workers, data.num_threads)
+        self._turn = readers * batches_at_a_time(self._images)
         self._batches = experiment.training_batches(config, records, 0)
         stack.enter_context(contextlib.closing(self._batches))
 

@@ -26,7 +26,7 @@ from flm_jax import (
 )
 from flm_jax.data import transforms, wflw
 from flm_jax.data.input_pipeline import default_threads
-from flm_jax.data.workers import keep_memory
+from flm_jax.data.workers import start_reading
 from flm_jax.detector import load_detector
 from flm_jax.errors import InputError
 from flm_jax.head_pose import estimate_pose
@@ -163,8 +163,7 @@ def _predict_pictures(config, predictor, detect, jobs, folder, received):
     keep = chosen.overlays or gains.two_pass or gains.mirror or gains.jitters > 0
     # Read ahead a batch's worth; where the pictures stay, only what keeps the threads at work.
     ahead = 2 * threads if keep else max(2 * threads, predictor.batch_size)
-    cv2.setNumThreads(1)  # The threads share the cores already.
-    keep_memory()
+    start_reading()
     entries: list[tuple[int, Entry]] = []
     problems: list[str] = []
     start, early = time.perf_counter(), None
