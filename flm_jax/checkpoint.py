@@ -7,25 +7,21 @@ checkpoint is called damaged.
 import contextlib
 import dataclasses
 import json
-import logging
 import math
 import os
 import shutil
-import sys
 import threading
 import time
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from flm_jax.checksums import checksum, describe, differences, leaves, shape
 from flm_jax.errors import InputError
+from flm_jax.orbax_messages import is_of_orbax, no_warning_of_reading, quiet_if_it_fails
 from flm_jax.train_state import TrainState
 from flm_jax.train_step import replicated
 
@@ -109,8 +105,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         described = dataclasses.asdict(progress)
-        arrays = {name: _describe(leaf) for name, leaf in _leaves(state).items()}
-        checksum = _checksum([described, config, arrays])
+        arrays = {name: describe(leaf) for name, leaf in leaves(state).items()}
+        whole = checksum([described, config, arrays])
         self._losses[step] = _loss(_score(validation_loss))
         if jax.process_count() > 1:  # The mapped step leaves every process a copy of its own.
             everywhere: Any = replicated()
@@ -124,7 +120,7 @@ class Checkpoints:
                     state=ocp.args.StandardSave(state),
                     progress=ocp.args.JsonSave(described),
                     config=ocp.args.JsonSave(config),
-                    checksums=ocp.args.JsonSave({"arrays": arrays, _CHECKSUM: checksum}),
+                    checksums=ocp.args.JsonSave({"arrays": arrays, _CHECKSUM: whole}),
                     **{_SCORE: ocp.args.JsonSave(_score(validation_loss))},
                 ),
             )
@@ -230,13 +226,13 @@ class Checkpoints:
         """
         described = self._read(step)
         arrays = described["checksums"]["arrays"]
-        self._compare(step, arrays, {n: _shape(leaf) for n, leaf in _leaves(shapes).items()})
+        self._compare(step, arrays, {n: shape(leaf) for n, leaf in leaves(shapes).items()})
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
         )
         state = self._restore(step, state=ocp.args.StandardRestore(like))["state"]
-        for name, leaf in _leaves(state).items():
-            if _describe(leaf) != arrays[name]:
+        for name, leaf in leaves(state).items():
+            if describe(leaf) != arrays[name]:
                 raise self._damaged(step, f"{name} is not what was saved")
         return state, Progress(**described["progress"])
 
@@ -255,14 +251,8 @@ class Checkpoints:
             self._discard(at_rest=True)
 
     def _open(self):
-        # Orbax warns of a folder that is only read, as of something unexpected.
-        verbosity = absl.logging.get_verbosity()
-        if self._read_only:
-            absl.logging.set_verbosity(absl.logging.FATAL)
-        try:
+        with no_warning_of_reading() if self._read_only else contextlib.nullcontext():
             return self._make_manager()
-        finally:
-            absl.logging.set_verbosity(verbosity)
 
     def _make_manager(self):
         return ocp.CheckpointManager(
@@ -301,7 +291,7 @@ class Checkpoints:
         try:
             sums = items["checksums"]
             whole = [items["progress"], items["config"], sums["arrays"]]
-            same = _checksum(whole) == sums[_CHECKSUM]
+            same = checksum(whole) == sums[_CHECKSUM]
         except (KeyError, TypeError) as error:
             raise self._damaged(step, f"no {error}") from error
         if not same:
@@ -309,32 +299,17 @@ class Checkpoints:
         return items
 
     def _compare(self, step, arrays, expected):
-        found = {name: entry[:2] for name, entry in arrays.items()}
-        names = [*expected, *(name for name in found if name not in expected)]
-        rows = [
-            f"  {name}: {found.get(name, '(none)')} -> {expected.get(name, '(none)')}"
-            for name in names
-            if found.get(name) != expected.get(name)
-        ]
-        if rows:
-            more = [f"  and {len(rows) - 10} more"] if len(rows) > 10 else []
-            listed = "\n".join(rows[:10] + more)
+        if rows := differences(arrays, expected):
             raise InputError(
                 f"{self._folder / str(step)}: the checkpoint is of another network (its arrays -> "
-                f"this network's):\n{listed}\nuse the network that it was trained with, or choose "
+                f"this network's):\n{rows}\nuse the network that it was trained with, or choose "
                 "another --workdir"
             )
 
     def _restore(self, step, **items):
-        # Of a damaged checkpoint every array may fail, and asyncio tells of each with a stack
-        # trace, some of them when Orbax's tasks are collected at last: then it stays quiet.
-        asyncio_log = logging.getLogger("asyncio")
-        level = asyncio_log.level
-        asyncio_log.setLevel(logging.CRITICAL)
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-            asyncio_log.setLevel(level)
-            return restored
+            with quiet_if_it_fails():
+                return self._manager.restore(step, args=ocp.args.Composite(**items))
         except MemoryError:
             raise
         except Exception as error:  # Damage may surface anywhere below.
@@ -348,7 +323,7 @@ class Checkpoints:
         # Orbax tells of the first error; its other threads still write, and keep theirs for the
         # next save to raise. Of several processes only one may be here, and the run ends.
         for thread in threading.enumerate():
-            if type(thread).__module__.startswith("orbax."):
+            if is_of_orbax(thread):
                 with contextlib.suppress(Exception):
                     thread.join()
         alone = jax.process_count() == 1
@@ -384,27 +359,6 @@ class Checkpoints:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def told_once() -> Iterator[None]:
-    """Keeps Orbax's threads from printing the stack traces of what `Checkpoints` raises."""
-    of_threads, of_callbacks = threading.excepthook, sys.unraisablehook
-
-    def in_thread(error):
-        if not type(error.thread).__module__.startswith("orbax."):
-            of_threads(error)
-
-    def in_callback(error):
-        # TensorStore's threads answer an event loop that has ended with the first error.
-        if str(error.exc_value) != "Event loop is closed":
-            of_callbacks(error)
-
-    threading.excepthook, sys.unraisablehook = in_thread, in_callback
-    try:
-        yield
-    finally:
-        threading.excepthook, sys.unraisablehook = of_threads, of_callbacks
-
-
 def _no_checkpoint(folder: Path) -> str:
     return (
         f"{folder}: no checkpoint there; train first (--mode train), or name the work folder of a "
@@ -420,34 +374,16 @@ def _wait_for_all(name: str) -> None:
 def _score(validation_loss):
     """What is saved of a validation loss. NaN would compare as the best."""
     loss = validation_loss if math.isfinite(validation_loss) else math.inf
-    return {_SCORE: loss, _CHECKSUM: _checksum(loss)}
+    return {_SCORE: loss, _CHECKSUM: checksum(loss)}
 
 
 def _loss(score):
     """The validation loss that was saved; infinite where it is damaged."""
     try:
-        whole = score[_CHECKSUM] == _checksum(score[_SCORE])
+        whole = score[_CHECKSUM] == checksum(score[_SCORE])
     except (KeyError, TypeError):
         return math.inf
     return score[_SCORE] if whole else math.inf
-
-
-def _leaves(tree):
-    """The arrays by their names."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-
-
-def _shape(leaf):
-    return [str(leaf.dtype), list(leaf.shape)]
-
-
-def _describe(leaf):
-    return [*_shape(leaf), zlib.crc32(np.asarray(leaf).tobytes())]
-
-
-def _checksum(content):
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _first_line(error):

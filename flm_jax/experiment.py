@@ -24,7 +24,15 @@ from flm_jax import (
     tensor_files,
     train_step,
 )
-from flm_jax.data import augmentation, drawn_faces, input_pipeline, prepared, transforms, wflw
+from flm_jax.data import (
+    augmentation,
+    drawn_faces,
+    input_pipeline,
+    orders,
+    prepared,
+    transforms,
+    wflw,
+)
 from flm_jax.data.prepared_face import Uses
 from flm_jax.errors import InputError, check_keywords
 from flm_jax.models import pretrained
@@ -111,9 +119,9 @@ def select_split(config: ConfigDict, workdir: Path, splits: Splits) -> list[wflw
     return named[split]
 
 
-def training_order(config: ConfigDict, num_faces: int) -> input_pipeline.TrainingOrder:
+def training_order(config: ConfigDict, num_faces: int) -> orders.TrainingOrder:
     """This process's rows of every training step."""
-    return input_pipeline.TrainingOrder(
+    return orders.TrainingOrder(
         num_faces=num_faces,
         batch_size=config.batch_size,
         num_epochs=config.num_epochs,
@@ -164,7 +172,7 @@ def evaluation_batches(
         mirror: whether they are mirrored.
         at_unreadable: of `input_pipeline.batches`.
     """
-    order = input_pipeline.EvaluationOrder(
+    order = orders.EvaluationOrder(
         len(records), config.batch_size, jax.process_index(), jax.process_count()
     )
     return _batches(
@@ -180,12 +188,12 @@ def evaluation_batches(
 
 def _batches(config, order, records, box, **settings):
     data = config.data
-    for record in records:
-        crop = transforms.crop_from_image(
-            transforms.face_box(record, box), data.image_size, **data.crop
-        )
-        if crop[0, 0] <= 0 or crop[1, 1] <= 0 or not np.isfinite(crop).all():
-            raise InputError(f"{record.place}: data.crop={data.crop.to_dict()} leaves no crop")
+    boxes = np.stack([transforms.face_box(record, box) for record in records])
+    crops = transforms.crop_from_image(boxes, data.image_size, **data.crop)
+    usable = (crops[:, 0, 0] > 0) & (crops[:, 1, 1] > 0) & np.isfinite(crops).all(axis=(1, 2))
+    if not usable.all():
+        place = records[int(usable.argmin())].place
+        raise InputError(f"{place}: data.crop={data.crop.to_dict()} leaves no crop")
     return input_pipeline.batches(
         order,
         records,

@@ -63,7 +63,7 @@ def predict_faces(
     Args:
         eval_step: the network and the loss.
         variables: what `eval_step`'s network takes.
-        batches: of `input_pipeline.EvaluationOrder`, this process's rows of each.
+        batches: of `orders.EvaluationOrder`, this process's rows of each.
         num_faces: how many faces the batches hold; each has to come exactly once.
     """
     landmarks = np.zeros((num_faces, 98, 2), np.float32)

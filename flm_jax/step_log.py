@@ -9,7 +9,8 @@ import jax
 from tqdm import tqdm
 
 from flm_jax.checkpoint import Progress
-from flm_jax.data.input_pipeline import TrainingOrder, picture_error
+from flm_jax.data.input_pipeline import picture_error
+from flm_jax.data.orders import TrainingOrder
 from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
 from flm_jax.metrics_writer import MetricsWriter

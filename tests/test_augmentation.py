@@ -9,7 +9,7 @@ from test_transforms import blob_position
 
 from configs import wflw_resnet50
 from flm_jax import geometry
-from flm_jax.data import augmentation, input_pipeline, transforms
+from flm_jax.data import augmentation, input_pipeline, orders, transforms
 from flm_jax.data.drawing.parameters import HeadParameters
 from flm_jax.data.drawing.render import render_head
 from flm_jax.errors import InputError
@@ -167,7 +167,7 @@ def test_mirroring_a_symmetric_face_leaves_every_landmark_where_it_was():
 
 
 def read_epochs(records, chosen, **changes):
-    order = input_pipeline.TrainingOrder(
+    order = orders.TrainingOrder(
         len(records), batch_size=8, num_epochs=2, seed=changes.pop("seed", 1)
     )
     return list(
@@ -236,7 +236,7 @@ def test_the_seed_the_epoch_and_the_face_decide_everything(train_records):
 
 
 def test_evaluation_sees_the_faces_as_they_are(train_records):
-    order = input_pipeline.EvaluationOrder(8, 8)
+    order = orders.EvaluationOrder(8, 8)
     plain = read_epochs(train_records, OFF)
     one = next(
         input_pipeline.batches(

@@ -77,10 +77,14 @@ def test_the_reader_gets_the_settings_of_the_config(config, train_records, monke
 
 
 def test_a_crop_of_no_size_names_the_face(config, train_records):
-    config = change(config, "data.crop.margin", -1000.0)
     config.batch_size = 8
-    with pytest.raises(InputError, match=r"txt:1: .*data.crop=.* leaves no crop"):
-        experiment.training_batches(config, train_records, 0)
+    sides = [(record.box[2:] - record.box[:2]).min() for record in train_records]
+    least, second = sorted(sides)[:2]
+    narrow = train_records[int(np.argmin(sides))]
+    for margin, line in ((-(least + second) / 4, narrow.line), (-1000.0, 1)):
+        changed = change(config, "data.crop.margin", float(margin))
+        with pytest.raises(InputError, match=rf"txt:{line}: .*data.crop=.* leaves no crop"):
+            experiment.training_batches(changed, train_records, 0)
 
 
 def test_the_head_starts_at_the_mean_shape_of_the_training_faces(config, train_records):

@@ -9,10 +9,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 DEVICE = {"losses", "optimizer", "train_state", "train_step"}
 SHELL = {
     "checkpoint",
+    "checksums",
     "compilation_cache",
     "experiment",
     "measure_detector",
     "metrics_writer",
+    "orbax_messages",
     "predictor",
     "processes",
     "settings",

@@ -10,11 +10,11 @@ import pytest
 from test_batch_memory import address
 
 from configs.wflw_resnet50 import AUGMENTATION
-from flm_jax import geometry
 from flm_jax.data import input_pipeline, shared_memory
-from flm_jax.data.input_pipeline import EvaluationOrder, ReadBatches, TrainingOrder, WorkerError
+from flm_jax.data.input_pipeline import WorkerError
+from flm_jax.data.orders import EvaluationOrder, TrainingOrder
+from flm_jax.data.read_batches import ReadBatches
 from flm_jax.data.transforms import PictureError
-from flm_jax.errors import InputError
 
 CROP = {"margin": 10.0}
 TURNED = {**AUGMENTATION, "rotation": {"probability": 1.0, "sd": 15.0}}
@@ -31,103 +31,10 @@ def make_order(**settings):
     )
 
 
-def epoch_rows(order, epoch):
-    steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
-    return np.concatenate([order[step] for step in steps])
-
-
-def test_an_epoch_visits_whole_batches_of_different_faces():
-    order = make_order()
-    assert order.steps_per_epoch == 5
-    assert len(order) == 15
-    for epoch in range(3):
-        rows = epoch_rows(order, epoch)
-        assert len(rows) == len(set(rows)) == 20
-        assert set(rows) <= set(range(23))
-
-
-def test_every_epoch_has_its_own_order_and_leaves_out_others():
-    order = make_order()
-    rows = [epoch_rows(order, epoch) for epoch in range(3)]
-    for a, b in itertools.combinations(rows, 2):
-        assert (a != b).any()
-        assert set(a) != set(b)
-
-
-def test_the_order_depends_on_the_seed_alone():
-    assert all((make_order()[step] == make_order()[step]).all() for step in range(15))
-    assert any((make_order()[step] != make_order(seed=6)[step]).any() for step in range(15))
-
-
-def test_more_epochs_continue_the_same_order():
-    longer = make_order(num_epochs=9)
-    assert all((make_order()[step] == longer[step]).all() for step in range(15))
-
-
-@pytest.mark.parametrize("order_class", [TrainingOrder, EvaluationOrder])
-def test_processes_share_every_global_batch(order_class):
-    more = {"num_epochs": 2, "seed": 0} if order_class is TrainingOrder else {}
-    whole = order_class(num_faces=23, batch_size=8, **more)
-    shares = [
-        order_class(num_faces=23, batch_size=8, **more, process_index=i, process_count=4)
-        for i in range(4)
-    ]
-    for step in range(len(whole)):
-        rows = np.concatenate([share[step] for share in shares])
-        np.testing.assert_array_equal(rows, whole[step])
-
-
-def test_evaluation_counts_every_face_once_and_pads():
-    order = EvaluationOrder(num_faces=10, batch_size=4)
-    rows = np.concatenate([order[batch] for batch in range(len(order))])
-    np.testing.assert_array_equal(rows, [*range(10), -1, -1])
-
-
-def test_a_batch_larger_than_the_data_is_an_error():
-    with pytest.raises(InputError, match="batch_size=64 exceeds the 23 training faces"):
-        make_order(batch_size=64)
-
-
-def test_samples_are_the_crops_of_their_records(test_records):
-    order = EvaluationOrder(len(test_records), 8)
-    batches = read(order, test_records)
-    batch = batches[0]
-    assert {name: (array.dtype, array.shape) for name, array in batch.items()} == {
-        "image": (np.float32, (8, 32, 32, 3)),
-        "landmarks": (np.float32, (8, 98, 2)),
-        "image_from_crop": (np.float32, (8, 2, 3)),
-        "index": (np.int32, (8,)),
-        "mask": (np.float32, (8,)),
-    }
-    assert -1 <= batch["image"].min() < batch["image"].max() <= 1
-    home = geometry.apply(batch["image_from_crop"], batch["landmarks"])
-    truth = np.stack([record.landmarks for record in test_records[:8]])
-    np.testing.assert_allclose(home, truth, atol=1e-3)
-    box = geometry.expand_box(test_records[0].box, 10.0)
-    corners = geometry.apply(batch["image_from_crop"][0], np.array([[-0.5, -0.5], [31.5, 31.5]]))
-    np.testing.assert_allclose(corners.ravel(), box, atol=1e-3)
-
-
 @pytest.fixture
 def used_memory(monkeypatch):
     """New arrays hold what was there before."""
     monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, 7, dtype))
-
-
-@pytest.mark.usefixtures("used_memory")
-def test_padding_is_masked_and_empty(test_records):
-    last = read(EvaluationOrder(5, 4), test_records)[-1]
-    np.testing.assert_array_equal(last["mask"], [1, 0, 0, 0])
-    np.testing.assert_array_equal(last["index"], [4, -1, -1, -1])
-    assert (last["image"][1:] == 0).all()
-
-
-def test_its_text_holds_no_faces(test_records):
-    """grain asks for it when it starts to read: thousands of faces take seconds to print."""
-    settings = {"image_size": 8, "box": "landmarks", "crop": {"margin": 0}, "mirror": False}
-    order = EvaluationOrder(len(test_records), 8)
-    reading = ReadBatches(order, test_records, augmentation=None, **settings)
-    assert len(repr(reading.write)) < 1000
 
 
 def assert_same(a, b):
@@ -160,14 +67,6 @@ def test_a_short_order_is_shared_by_the_threads(train_records, monkeypatch):
         sizes.clear()
         read(EvaluationOrder(num_faces, 4), train_records, num_threads=num_threads)
         assert sizes == expected
-
-
-def test_batches_that_are_read_together_have_their_own_epochs(train_records):
-    """A face is augmented anew in every epoch."""
-    order = make_order(num_faces=4, batch_size=4, num_epochs=8)
-    found = read(order, train_records[:4], augmentation=TURNED)
-    maps = [batch["image_from_crop"][batch["index"] == 2] for batch in found]
-    assert len(np.unique(maps, axis=0)) == 8
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -281,17 +180,6 @@ def test_a_broken_picture_raises_its_own_error(tmp_path, test_records, num_worke
     records = [*test_records[:3], broken, *test_records[4:]]
     with pytest.raises(PictureError, match=f":{broken.line}: .*the file is empty"):
         read(EvaluationOrder(len(records), 2), records, num_workers=num_workers)
-
-
-def test_fingerprint_tells_lists_apart_but_not_places(test_records):
-    moved = [dataclasses.replace(record, image_path="elsewhere") for record in test_records]
-    shifted = [
-        dataclasses.replace(test_records[0], landmarks=test_records[0].landmarks + 1),
-        *test_records[1:],
-    ]
-    prints = [input_pipeline.fingerprint(records) for records in (test_records, moved, shifted)]
-    assert prints[0] == prints[1] != prints[2]
-    assert input_pipeline.fingerprint(test_records[::-1]) != prints[0]
 
 
 def unreadable_at(rows, records):

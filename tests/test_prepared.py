@@ -18,7 +18,15 @@ from test_train import read_log, run, start, tiny
 
 from configs import wflw_resnet50_strong
 from flm_jax import experiment, geometry
-from flm_jax.data import augmentation, input_pipeline, prepared, prepared_face, transforms, wflw
+from flm_jax.data import (
+    augmentation,
+    input_pipeline,
+    orders,
+    prepared,
+    prepared_face,
+    transforms,
+    wflw,
+)
 from flm_jax.data.partial_folder import partial_name
 from flm_jax.data.transforms import PictureError
 from flm_jax.errors import InputError
@@ -464,7 +472,7 @@ def test_batches_have_the_very_landmarks_and_nearly_the_pixels(folder, faces_roo
         "prepared": attach(folder, faces_root, uses_of())[wflw.TRAIN_LIST],
         "direct": read_lists(faces_root)[wflw.TRAIN_LIST],
     }
-    order = input_pipeline.TrainingOrder(num_faces=48, batch_size=16, num_epochs=1, seed=0)
+    order = orders.TrainingOrder(num_faces=48, batch_size=16, num_epochs=1, seed=0)
     geometric = {
         name: {**values, "probability": values["probability"] * ("sd" in values)}
         for name, values in STRONG.items()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from configs import demo
 from flm_jax.checkpoint import Progress
 from flm_jax.data import wflw
-from flm_jax.data.input_pipeline import TrainingOrder
+from flm_jax.data.orders import TrainingOrder
 from flm_jax.data.transforms import PictureError
 from flm_jax.errors import InputError
 from flm_jax.metrics import nme

@@ -259,6 +259,7 @@ def test_a_finished_run_only_evaluates_again(trained, faces_root):
     before = read_log(workdir)
     code, output = run(*tiny(faces_root, workdir))
     assert code == 0, output
+    assert "all of them are done" in output
     assert "mean shape NME" in output
     assert read_log(workdir) == before
 

@@ -13,14 +13,15 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from flm_jax import experiment, metrics, processes, settings, visualization, work_folder
-from flm_jax.checkpoint import Checkpoints, DamagedError, Progress, SaveError, told_once
-from flm_jax.data import input_pipeline
+from flm_jax.checkpoint import Checkpoints, DamagedError, Progress, SaveError
+from flm_jax.data import orders
 from flm_jax.data.input_pipeline import WorkerError
 from flm_jax.data.transforms import PictureError
 from flm_jax.errors import InputError
 from flm_jax.metrics_writer import MetricsWriter, read_metrics
 from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.modes import evaluate
+from flm_jax.orbax_messages import told_once
 from flm_jax.predictor import predict_faces
 from flm_jax.processes import StopAgreement
 from flm_jax.signals import collect_signals
@@ -159,8 +160,14 @@ def _announce(splits, order, start):
         f"{len(splits.training)} training, {len(splits.validation)} validation and "
         f"{len(splits.test)} test faces; {len(order)} steps of {order.batch_size} faces on "
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
-        + (f"; continuing after step {start}" if start else "")
+        + _of_the_start(start, len(order))
     )
+
+
+def _of_the_start(start, num_steps):
+    if start == num_steps:
+        return "; all of them are done"
+    return f"; continuing after step {start}" if start else ""
 
 
 def _loop(
@@ -234,7 +241,7 @@ def _initial_state(
     config, workdir, splits, model, optimizer, checkpoints
 ) -> tuple[TrainState, Progress]:
     """The last checkpoint that is whole, or the state before the first step."""
-    progress = Progress(fingerprint=input_pipeline.fingerprint(splits.training))
+    progress = Progress(fingerprint=orders.fingerprint(splits.training))
     size, averaged = config.data.image_size, config.average_decay > 0
     shapes = train_state_shapes(model, optimizer, size, averaged)
     while (last := checkpoints.last_step()) is not None:
