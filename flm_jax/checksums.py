@@ -31,10 +31,12 @@ def checksum(content: Any) -> int:
 
 
 def differences(found: Mapping[str, Sequence], expected: Mapping[str, Sequence]) -> str:
-    """The arrays, by the names of `leaves`, whose `shape` differs; '' if none does.
+    """The arrays whose `shape` differs, or that only one side has; '' if there are none.
+
+    Lines `name: found -> expected`, at most ten, and one with how many more there are.
 
     Args:
-        found: `shape` of each, or `describe`.
+        found: `shape` of each, or `describe`, by the names of `leaves`.
         expected: `shape` of each.
     """
     shapes = {name: entry[:2] for name, entry in found.items()}

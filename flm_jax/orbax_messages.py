@@ -1,6 +1,7 @@
-"""Orbax tells of an error by raising it, and its threads and libraries print it besides.
+"""What Orbax prints and nobody needs.
 
-What is raised ends in a message of this project's; what is printed would only hide that.
+It tells of an error by raising it, which ends in a message of this project's, and its threads and
+libraries print it besides, which would only hide that. It also warns of what is meant to be.
 """
 
 import contextlib

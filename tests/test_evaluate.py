@@ -237,8 +237,9 @@ def test_every_protocols_figures_agree_with_numpy(thorough):
         assert (thorough[0] / f"{name}_train.png").stat().st_size > 5000
 
 
-def test_the_top_level_figures_do_not_depend_on_the_protocols(evaluated):
-    workdir, config = evaluated
+def test_the_top_level_figures_do_not_depend_on_the_protocols(evaluated, tmp_path):
+    workdir, config = tmp_path / "work", evaluated[1]
+    shutil.copytree(evaluated[0], workdir)
     figures, _ = load(workdir)
     assert figures["protocols"] == figures["box_errors"] == {}
     evaluate.run(with_everything(config), workdir)

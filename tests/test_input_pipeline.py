@@ -26,9 +26,7 @@ def read(order, records, **settings):
 
 
 def make_order(**settings):
-    return TrainingOrder(
-        **{"num_faces": 23, "batch_size": 4, "num_epochs": 3, "seed": 5, **settings}
-    )
+    return TrainingOrder(**{"batch_size": 4, "num_epochs": 3, "seed": 5, **settings})
 
 
 @pytest.fixture
@@ -40,8 +38,24 @@ def used_memory(monkeypatch):
 def assert_same(a, b):
     assert len(a) == len(b)
     for first, second in zip(a, b, strict=True):
+        assert first.keys() == second.keys()
         for name in first:
             np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_a_batch_holds_what_a_step_takes(test_records):
+    first, last = read(EvaluationOrder(5, 4), test_records)
+    for batch in (first, last):
+        assert {name: (array.dtype, array.shape) for name, array in batch.items()} == {
+            "image": (np.float32, (4, 32, 32, 3)),
+            "landmarks": (np.float32, (4, 98, 2)),
+            "image_from_crop": (np.float32, (4, 2, 3)),
+            "index": (np.int32, (4,)),
+            "mask": (np.float32, (4,)),
+        }
+    np.testing.assert_array_equal(last["mask"], [1, 0, 0, 0])
+    np.testing.assert_array_equal(last["index"], [4, -1, -1, -1])
+    assert not last["image"][1:].any()
 
 
 @pytest.mark.parametrize("settings", [None, TURNED])

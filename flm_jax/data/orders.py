@@ -1,6 +1,6 @@
-"""In which order the faces are visited, as the seed and the step alone decide it.
+"""In which order the faces are visited: in training, the seed and the step alone decide it.
 
-An order is a sequence of steps: `order[step]` are the rows of that step's batch.
+An order is a sequence of steps: `order[step]` are this process's rows of that step's batch.
 """
 
 import dataclasses

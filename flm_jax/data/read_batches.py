@@ -24,9 +24,9 @@ class ReadBatches:
     """Steps and memory for their images -> their batches; padding is zero, with index -1, mask 0.
 
     A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in its pixels, image_from_crop
-    f32[b, 2, 3], index i32[b] and mask f32[b], and here unreadable bool[b]: an empty sample, whose
-    picture can't be read. Where image_from_crop mirrors, landmark i is landmark MIRROR[i] of the
-    record.
+    f32[b, 2, 3], index i32[b], mask f32[b] and unreadable bool[b], which the loader takes out: an
+    empty sample, whose picture can't be read. Where image_from_crop mirrors, landmark i is landmark
+    MIRROR[i] of the record.
 
     Attributes:
         order: the rows of every step.
