@@ -106,7 +106,7 @@ class Checkpoints:
             return
         described = dataclasses.asdict(progress)
         arrays = {name: describe(leaf) for name, leaf in leaves(state).items()}
-        whole = checksum([described, config, arrays])
+        checksums = {"arrays": arrays, _CHECKSUM: checksum([described, config, arrays])}
         self._losses[step] = _loss(_score(validation_loss))
         if jax.process_count() > 1:  # The mapped step leaves every process a copy of its own.
             everywhere: Any = replicated()
@@ -120,7 +120,7 @@ class Checkpoints:
                     state=ocp.args.StandardSave(state),
                     progress=ocp.args.JsonSave(described),
                     config=ocp.args.JsonSave(config),
-                    checksums=ocp.args.JsonSave({"arrays": arrays, _CHECKSUM: whole}),
+                    checksums=ocp.args.JsonSave(checksums),
                     **{_SCORE: ocp.args.JsonSave(_score(validation_loss))},
                 ),
             )
