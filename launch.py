@@ -10,7 +10,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from flm_jax.signals import SIGNALS, exit_on_signals
+from flm_jax.runtime.signals import SIGNALS, exit_on_signals
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe; --config.key=value changes a setting of it."
@@ -34,8 +34,8 @@ flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
-    from flm_jax import processes
     from flm_jax.errors import InputError
+    from flm_jax.runtime import processes
 
     if not flags.FLAGS["verbosity"].present:
         # Orbax tells every step of its work otherwise, and every error with stack traces before

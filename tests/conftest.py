@@ -14,7 +14,8 @@ _hook = jaxtyping.install_import_hook("flm_jax", "typechecker.check")
 import pytest
 from absl import flags
 
-from flm_jax.data import drawn_faces, wflw
+from flm_jax.data import wflw
+from flm_jax.drawing import dataset
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers want to send them on.
@@ -24,7 +25,7 @@ if not flags.FLAGS.is_parsed():
 def faces_root(tmp_path_factory):
     """A folder in WFLW's layout with 48 training and 20 test faces."""
     root = tmp_path_factory.mktemp("drawn") / "faces"
-    drawn_faces.draw_dataset(root, train=48, test=20, seed=3, workers=0)
+    dataset.draw_dataset(root, train=48, test=20, seed=3, workers=0)
     return root
 
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from test_browser_page import FOUND, SETTLED, points_of, serve, type_box
+from test_page import FOUND, SETTLED, points_of, serve, type_box
 from webdriver import Browser
 
 from flm_jax.data import wflw

@@ -22,11 +22,11 @@ def send_before(holder, name, call=1):
 if __name__ == "__main__":
     sys.path.insert(0, os.getcwd())
     if "GLIBC_TUNABLES" in os.environ:  # Else launch.py starts this program again.
-        from flm_jax import checkpoint, experiment
         from flm_jax.modes import evaluate, train
+        from flm_jax.runtime import checkpoint
 
         moments = {
-            "reading the lists": lambda: send_before(experiment, "read_splits"),
+            "reading the lists": lambda: send_before(build, "read_splits"),
             "creating the state": lambda: send_before(train, "create_train_state"),
             "a step": lambda: send_before(train, "put_on_devices", 4),
             "validating": lambda: send_before(train, "predict_faces"),

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from test_train import ROOT, run, tiny
 from test_wflw import line_of, make_fields, write_list
 
-from flm_jax.data import transforms, wflw
-from flm_jax.data.transforms import PictureError
+from flm_jax.data import wflw
+from flm_jax.data.images import ImageError, read_record_image
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ def test_an_absurd_size_is_refused_before_it_is_decoded(tmp_path, test_records, 
     path = tmp_path / "bomb"
     path.write_bytes(content)
     record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
-    with pytest.raises(PictureError, match="can't be decoded|not a picture"):
-        transforms.read_image(record)
+    with pytest.raises(ImageError, match="can't be decoded|not a picture"):
+        read_record_image(record)
 
 
 def test_a_large_picture_of_a_camera_is_read(tmp_path, test_records):
     path = tmp_path / "large.png"
     cv2.imwrite(str(path), np.zeros((6_000, 9_000, 3), np.uint8))
     record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
-    assert transforms.read_image(record).shape == (6_000, 9_000, 3)
+    assert read_record_image(record).shape == (6_000, 9_000, 3)
 
 
 def test_a_file_too_large_for_a_picture_is_not_read(tmp_path, test_records):
@@ -97,8 +97,8 @@ def test_a_file_too_large_for_a_picture_is_not_read(tmp_path, test_records):
     with open(path, "wb") as file:
         file.truncate(2**40)
     record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
-    with pytest.raises(PictureError, match="1099511627776 bytes"):
-        transforms.read_image(record)
+    with pytest.raises(ImageError, match="1099511627776 bytes"):
+        read_record_image(record)
 
 
 @pytest.mark.slow
@@ -123,8 +123,8 @@ def test_any_bytes_give_a_picture_or_a_picture_error(tmp_path, test_records, req
             content[at] = value
         path.write_bytes(bytes(content[:length]) + tail)
         try:
-            image = transforms.read_image(record)
-        except PictureError as error:
+            image = read_record_image(record)
+        except ImageError as error:
             assert str(error).startswith(record.place)
         else:
             assert image.dtype == np.uint8
@@ -205,7 +205,7 @@ def watch(event, arguments):
         raise SystemExit(f"{event} {arguments}")
 watching = []
 sys.addaudithook(watch)
-from flm_jax.checkpoint import Checkpoints
+from flm_jax.runtime.checkpoint import Checkpoints
 restore = Checkpoints.restore
 def restore_watched(*arguments):
     watching.append(1)

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from flm_jax import geometry
-from flm_jax.data import transforms
+from flm_jax.data.crop import crop_box
 from flm_jax.errors import InputError
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -79,7 +79,7 @@ def face_generator(seed: int, epoch: int, row: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, row, 1])  # [seed, epoch] orders the epoch.
 
 
-def crop_from_image(
+def random_crop_map(
     rng: np.random.Generator,
     box: Float[ndarray, "4"],
     size: int,
@@ -92,7 +92,7 @@ def crop_from_image(
         rng: of the face.
         box: of the face, before jitter.
         size: the side of the crop.
-        crop: keywords of `transforms.crop_box`.
+        crop: keywords of `crop.crop_box`.
         settings: as `check` wants them.
 
     Returns:
@@ -100,7 +100,7 @@ def crop_from_image(
     """
     box = box.astype(np.float64)
     jitter = _draw(rng, settings["box_jitter"], 4)
-    box = transforms.crop_box(box + jitter * np.tile(box[2:] - box[:2], 2), **crop)
+    box = crop_box(box + jitter * np.tile(box[2:] - box[:2], 2), **crop)
     angle = np.deg2rad(_draw(rng, settings["rotation"], 1)[0])
     scale = np.exp(_draw(rng, settings["scale"], 1)[0])
     aspect = np.exp(_draw(rng, settings["aspect"], 1)[0] / 2)

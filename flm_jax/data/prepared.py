@@ -18,13 +18,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from flm_jax.data import transforms
-from flm_jax.data.partial_folder import partial_folder, partial_name
+from flm_jax.data.images import MAX_FILE_SIZE, ImageError
 from flm_jax.data.prepared_face import FIX, UNREADABLE, Uses, encode_face
-from flm_jax.data.transforms import PictureError
 from flm_jax.data.wflw import IMAGES, Record
 from flm_jax.data.workers import start_reading
 from flm_jax.errors import InputError
+from flm_jax.runtime.partial_folder import partial_folder, partial_name
 
 INDEX = "prepared.json"
 VERSION = 2  # of the windows and of the format
@@ -202,7 +201,7 @@ def _describe_picture(path) -> list[int | None]:
     """Size, time and checksum, of what is no picture by its size None."""
     state = path.stat()
     checksum = None
-    if state.st_size <= transforms.MAX_FILE_SIZE:
+    if state.st_size <= MAX_FILE_SIZE:
         with contextlib.suppress(OSError):
             checksum = zlib.crc32(path.read_bytes())
     return [state.st_size, state.st_mtime_ns, checksum]
@@ -264,5 +263,5 @@ def _cut(root, uses, record):
     picture = _describe_picture(root / IMAGES / record.image_name)
     try:
         return picture, encode_face(record, uses)
-    except PictureError:
+    except ImageError:
         return picture, UNREADABLE

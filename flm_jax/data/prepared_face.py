@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
 from flm_jax import geometry
-from flm_jax.data import transforms
-from flm_jax.data.transforms import PictureError
+from flm_jax.data.crop import BOXES, MAX_SHRINK, crop_box, crop_image, face_box
+from flm_jax.data.images import ImageError, read_record_image
 from flm_jax.data.wflw import Record
 
 FIX = "The same command with --mode prepare cuts the faces anew"
@@ -34,7 +34,7 @@ _JPEG = [
 
 # How much a crop shrinks a reduced window, at least. Of less, the grid that the crop is reduced by
 # lies visibly elsewhere than in the picture; only the largest faces are worth a reduction.
-_LEFT_TO_SHRINK = 4 * transforms.MAX_SHRINK
+_LEFT_TO_SHRINK = 4 * MAX_SHRINK
 
 # What interpolation and reduction look at beyond the crop's edge, in pixels of the crop; and more
 # where the crop enlarges the picture, in pixels of that.
@@ -60,8 +60,8 @@ class Uses:
 
     Attributes:
         image_size: the side of the crops.
-        box: the box that is augmented, one of `transforms.BOXES`; the others' plain crops fit too.
-        crop: keywords of `transforms.crop_box`.
+        box: the box that is augmented, one of `crop.BOXES`; the others' plain crops fit too.
+        crop: keywords of `crop.crop_box`.
         reach: of `augmentation.largest_reach`.
         zoom: of `augmentation.largest_zoom`.
     """
@@ -110,10 +110,10 @@ def face_window(
 ) -> tuple[Int[ndarray, "4"], int]:
     """The window of a face in a picture of the given width and height, and its reduction."""
     low, high, least_shrink = np.full(2, np.inf), np.full(2, -np.inf), np.inf
-    for name in transforms.BOXES:
+    for name in BOXES:
         reach, zoom = (uses.reach, uses.zoom) if name == uses.box else (1.0, 1.0)
-        box = transforms.face_box(record, name).astype(np.float64)
-        crop = transforms.crop_box(box, **uses.crop)
+        box = face_box(record, name).astype(np.float64)
+        crop = crop_box(box, **uses.crop)
         sides = crop[2:] - crop[:2]
         # The reach counts from a crop that is no smaller than its box.
         longest = max(sides.max(), (box[2:] - box[:2]).max())
@@ -134,7 +134,7 @@ UNREADABLE = bytes(_FACE.itemsize)
 
 def encode_face(record: Record, uses: Uses) -> bytes:
     """The shard's record of a face; PictureError where its picture can't be read."""
-    image = transforms.read_image(record)
+    image = read_record_image(record)
     window, reduction = face_window(record, uses, (image.shape[1], image.shape[0]))
     left, top, right, bottom = window
     piece = image[top:bottom, left:right]
@@ -147,7 +147,7 @@ def encode_face(record: Record, uses: Uses) -> bytes:
     header = np.zeros((), _FACE)
     for name in ("landmarks", "box", "attributes"):
         header[name] = getattr(record, name)
-    # Pixel centres, as `transforms.crop_image` has them.
+    # Pixel centres, as `crop.crop_image` has them.
     header["image_from_window"] = np.column_stack([np.diag(scale), window[:2] + scale / 2 - 0.5])
     header["window"], header["image_size"] = window, (image.shape[1], image.shape[0])
     return header.tobytes() + jpeg.tobytes()
@@ -196,8 +196,8 @@ def cut_face(
                     )
                 ]
             )
-            return transforms.crop_image(_decode(record, content), window_from_crop, size)
-    return transforms.crop_image(transforms.read_image(record), image_from_crop, size)
+            return crop_image(_decode(record, content), window_from_crop, size)
+    return crop_image(read_record_image(record), image_from_crop, size)
 
 
 def _read(record) -> bytes:
@@ -206,18 +206,18 @@ def _read(record) -> bytes:
         content = _reader(record.shard).read(record.shard_row, record.shard_row + 1)[0]
     except (OSError, RuntimeError, IndexError) as error:
         reason = str(error).split(";")[0]
-        raise PictureError(f"{record.place}: {record.shard} is damaged: {reason}. {FIX}") from None
+        raise ImageError(f"{record.place}: {record.shard} is damaged: {reason}. {FIX}") from None
     if len(content) <= _FACE.itemsize:
-        raise PictureError(f"{record.place}: could not be read when {record.shard} was cut")
+        raise ImageError(f"{record.place}: could not be read when {record.shard} was cut")
     if not content.startswith(record.landmarks.tobytes()):
-        raise PictureError(f"{record.place}: {record.shard} holds another face. {FIX}")
+        raise ImageError(f"{record.place}: {record.shard} holds another face. {FIX}")
     return content
 
 
 def _decode(record, content) -> UInt8[ndarray, "h w 3"]:
     image = cv2.imdecode(np.frombuffer(content, np.uint8, offset=_FACE.itemsize), cv2.IMREAD_COLOR)
     if image is None:
-        raise PictureError(f"{record.place}: {record.shard} holds no picture of it. {FIX}")
+        raise ImageError(f"{record.place}: {record.shard} holds no picture of it. {FIX}")
     return np.asarray(image)
 
 

@@ -1,7 +1,7 @@
 """A trained ResNet's weights, as torchvision and timm name and lay them out, in Flax's variables.
 
 Both libraries store the same names for the plain ResNets: `layer1.0.conv2.weight` and so on. Their
-tensors come as NumPy arrays; `flm_jax.tensor_files` reads them.
+tensors come as NumPy arrays; `flm_jax.models.weights_io` reads them.
 """
 
 import re

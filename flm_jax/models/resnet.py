@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flm_jax.models.batch_norm import BatchNorm
-from flm_jax.models.convolution import convolve
-from flm_jax.models.pooling import max_pool
+from flm_jax.models.layers.batch_norm import BatchNorm
+from flm_jax.models.layers.convolution import convolve
+from flm_jax.models.layers.pooling import max_pool
 
 # Kaiming initialisation for ReLU that keeps the gradients' variance (He et al., ICCV 2015).
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

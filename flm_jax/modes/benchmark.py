@@ -21,17 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from flm_jax import experiment, settings, work_folder
-from flm_jax.benchmark_figures import format_table, summarise
-from flm_jax.data import bare_loop
-from flm_jax.data.input_pipeline import batches_at_a_time, most_waiting, num_readers
+from flm_jax.benchmark import opencv_loop
+from flm_jax.benchmark.figures import format_table, summarise
+from flm_jax.benchmark.timing import Compilations, calls_per_second, peak_bytes, seconds_since_start
+from flm_jax.benchmark.torch_process import TorchProcess, torch_process
+from flm_jax.config import build, schema
+from flm_jax.data.loader import batches_at_a_time, most_waiting, num_readers
 from flm_jax.data.workers import num_cores
 from flm_jax.errors import InputError
 from flm_jax.models.resnet import fold_batch_norm
-from flm_jax.stopwatch import Compilations, calls_per_second, peak_bytes, seconds_since_start
-from flm_jax.torch_process import TorchProcess, torch_process
-from flm_jax.train_state import create_train_state
-from flm_jax.train_step import pmap_eval_step, pmap_train_step, put_on_devices, replicated
+from flm_jax.runtime import work_folder
+from flm_jax.training.state import create_train_state
+from flm_jax.training.step import pmap_eval_step, pmap_train_step, put_on_devices, replicated
 
 # That a process of the bare loop holds. Of fewer, the pictures' mean size is some percent off.
 _BARE_FACES = 2048
@@ -53,18 +54,18 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if config.benchmark.against == "torch":
         # Both need memory on a GPU.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    settings.check(config)
+    schema.check(config)
     if jax.process_count() > 1:
         raise InputError("--mode benchmark: measures one process; start it as one")
     work_folder.make(workdir)
-    experiment.enable_compilation_cache(config, workdir)
+    build.enable_compilation_cache(config, workdir)
     compilations = Compilations()
     config = config.copy_and_resolve_references()
-    given = settings.as_json(config)
+    given = schema.as_json(config)
     config.num_epochs = _ENDLESS
     with contextlib.ExitStack() as stack:
-        records = experiment.read_splits(config, workdir).training
-        print(experiment.describe_source(config, workdir))
+        records = build.read_splits(config, workdir).training
+        print(build.describe_source(config, workdir))
         steps = _Steps(config, records)  # Takes the first.
         figures: dict[str, Any] = {
             "config": given,
@@ -97,14 +98,14 @@ class _Steps:
 
     def __init__(self, config: ConfigDict, records: list):
         self._config = config
-        model = experiment.build_model(config)
-        self._face_loss = experiment.build_face_loss(config)
-        self._schedule = experiment.build_schedule(config, len(records))
-        self._optimizer = experiment.build_optimizer(config, self._schedule)
+        model = build.build_model(config)
+        self._face_loss = build.build_face_loss(config)
+        self._schedule = build.build_schedule(config, len(records))
+        self._optimizer = build.build_optimizer(config, self._schedule)
         self._model = model
-        with contextlib.closing(experiment.training_batches(config, records, 0)) as batches:
+        with contextlib.closing(build.training_batches(config, records, 0)) as batches:
             self.batch = jax.tree.map(np.copy, next(batches))  # A view keeps the loader's memory.
-        self._given = experiment.starting_values(config, model, records)
+        self._given = build.starting_values(config, model, records)
         self._state = self._create_state(None)
         self._train_step = self._map(None)
         self._on_devices = put_on_devices(self.batch)
@@ -152,7 +153,7 @@ class _Steps:
 
     def warm_up(self) -> None:
         """Makes the eval step, and takes both steps."""
-        self._folded = experiment.build_model(self._config, folded=True)
+        self._folded = build.build_model(self._config, folded=True)
         self._eval_step = pmap_eval_step(self._folded, self._face_loss)
         # Copies: the next step takes the memory of the state.
         folded = fold_batch_norm(self._state.averaged_variables)
@@ -208,11 +209,11 @@ def _measures(config, records, steps, rival, stack) -> dict[str, Callable[[], di
     seconds, size, images = config.benchmark.seconds, config.data.image_size, config.batch_size
     data = config.data
     chosen = [records[i] for i in np.linspace(0, len(records) - 1, _BARE_FACES).astype(int)]
-    faces = bare_loop.samples(chosen, size, data.box, data.crop.to_dict())
-    bare = stack.enter_context(bare_loop.in_processes(num_cores(), faces, size, images))
+    faces = opencv_loop.samples(chosen, size, data.box, data.crop.to_dict())
+    bare = stack.enter_context(opencv_loop.in_processes(num_cores(), faces, size, images))
 
     def alone():
-        found = bare_loop.measure(faces, size, images, seconds)
+        found = opencv_loop.measure(faces, size, images, seconds)
         return {f"{name}_one_thread": rate for name, rate in found._asdict().items()}
 
     def on_all_cores():
@@ -274,7 +275,7 @@ class _Loader:
         # Of all readers, which end their batches at about the same time.
         readers = num_readers(data.num_workers, data.num_threads)
         self._turn = readers * batches_at_a_time(self._images)
-        self._batches = experiment.training_batches(config, records, 0)
+        self._batches = build.training_batches(config, records, 0)
         stack.enter_context(contextlib.closing(self._batches))
 
     def next(self) -> dict[str, Any]:

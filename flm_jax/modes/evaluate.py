@@ -15,23 +15,20 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from flm_jax import (
-    experiment,
-    geometry,
-    metrics,
-    processes,
-    protocols,
-    settings,
-    visualization,
-    work_folder,
-)
-from flm_jax.data import transforms, wflw
+from flm_jax import geometry
+from flm_jax.config import build, schema
+from flm_jax.data import wflw
+from flm_jax.data.crop import crop_image
+from flm_jax.data.images import read_record_image
 from flm_jax.errors import InputError
+from flm_jax.evaluation import metrics, plots
+from flm_jax.inference import tta
+from flm_jax.inference.predictor import EvalStep, Predictions, predict_faces, restore
 from flm_jax.landmarks import MIRROR
-from flm_jax.losses import wing_loss
 from flm_jax.models.resnet import fold_batch_norm
-from flm_jax.predictor import EvalStep, Predictions, predict_faces, restore
-from flm_jax.train_step import pmap_eval_step
+from flm_jax.runtime import processes, work_folder
+from flm_jax.training.losses import wing_loss
+from flm_jax.training.step import pmap_eval_step
 
 # The crop and the loss that the reported `loss` is always taken in, whatever trained the network.
 _REPORTED_MARGIN, _REPORTED_SIZE = 10.0, 224
@@ -51,13 +48,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
         InputError: the config, the data or the work folder can't be used.
     """
-    settings.check(config)
-    experiment.enable_compilation_cache(config, workdir)
+    schema.check(config)
+    build.enable_compilation_cache(config, workdir)
     step, _, state = restore(workdir, str(config.evaluate.checkpoint), config)
     with processes.first_alone():
-        splits = experiment.read_splits(config, workdir)
-    records = experiment.select_split(config, workdir, splits)
-    processes.say(experiment.describe_source(config, workdir))
+        splits = build.read_splits(config, workdir)
+    records = build.select_split(config, workdir, splits)
+    processes.say(build.describe_source(config, workdir))
     targets = np.stack([record.landmarks for record in records])
     boxes = np.stack([record.box for record in records])
     training = splits.training + splits.validation
@@ -65,8 +62,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     training_boxes = np.stack([record.box for record in training])
     shape = metrics.mean_shape(training_points, training_boxes)
 
-    model = experiment.build_model(config, folded=True)
-    eval_step = pmap_eval_step(model, experiment.build_face_loss(config))
+    model = build.build_model(config, folded=True)
+    eval_step = pmap_eval_step(model, build.build_face_loss(config))
     variables = fold_batch_norm(state.averaged_variables)
     plain = _predict(config, eval_step, variables, records)
     predictions = plain.landmarks
@@ -82,7 +79,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     if config.data.box == "landmarks":
         training_boxes = geometry.bounding_box(training_points)
-    margins = protocols.mean_margins(training_boxes, training_points)
+    margins = tta.mean_margins(training_boxes, training_points)
     others = _predict_protocols(config, predict, predictions, boxes, targets, margins)
     figures = {
         "split": config.evaluate.split,
@@ -124,7 +121,7 @@ def _predict_protocols(config, predict, plain, rectangles, targets, margins):
     for box in config.evaluate.boxes:
         predictions[box] = {"plain": plain if box == "rectangle" else predict(of_box[box], False)}
         if gains.two_pass or gains.mirror or gains.jitters:
-            predictions[box]["gains"] = protocols.predict_with_gains(
+            predictions[box]["gains"] = tta.predict_with_gains(
                 predict, of_box[box], margins, **gains
             )
     return predictions
@@ -153,8 +150,8 @@ def _box_errors(predict, boxes, targets) -> dict[str, dict[str, float]]:
             for share in _BOX_ERRORS
         }
         for name, change in (
-            ("shift", protocols.shifted_boxes),
-            ("scale", protocols.scaled_boxes),
+            ("shift", tta.shifted_boxes),
+            ("scale", tta.scaled_boxes),
         )
     }
 
@@ -222,7 +219,7 @@ def _predict(
     mirror: bool = False,
 ) -> Predictions:
     """Predictions in image pixels."""
-    batches = experiment.evaluation_batches(config, records, box="rectangle", mirror=mirror)
+    batches = build.evaluation_batches(config, records, box="rectangle", mirror=mirror)
     with contextlib.closing(batches):
         return predict_faces(eval_step, variables, batches, len(records))
 
@@ -257,7 +254,7 @@ def _write(config, workdir, records, plain, others, targets, figures):
         workdir / f"evaluation{suffix}.json", lambda path: path.write_text(text)
     )
     work_folder.write_atomically(
-        workdir / f"ced{suffix}.png", lambda path: visualization.draw_error_curves(path, curves)
+        workdir / f"ced{suffix}.png", lambda path: plots.draw_error_curves(path, curves)
     )
     count = min(_PICTURED_FACES, len(records))
     chosen = {
@@ -276,10 +273,10 @@ def _draw(path, chosen, records, points, targets):
     for i in chosen:
         square = geometry.square_box(geometry.scale_box(records[i].box, 1.5))
         crop_from_image = geometry.crop_from_image(square, _PICTURE_SIZE)
-        image = transforms.read_image(records[i])
+        image = read_record_image(records[i])
         image_from_crop = geometry.invert(crop_from_image)
-        crops.append(transforms.crop_image(image, image_from_crop, _PICTURE_SIZE))
+        crops.append(crop_image(image, image_from_crop, _PICTURE_SIZE))
         dots.append(geometry.apply(crop_from_image, points[i]))
         truths.append(geometry.apply(crop_from_image, targets[i]))
         titles.append(f"line {records[i].line}: NME {100 * errors[i]:.1f} %")
-    visualization.draw_predictions(path, crops, np.stack(dots), np.stack(truths), titles)
+    plots.draw_predictions(path, crops, np.stack(dots), np.stack(truths), titles)

@@ -17,25 +17,23 @@ from ml_collections import ConfigDict
 from numpy import ndarray
 from tqdm import tqdm
 
-from flm_jax import (
-    browser_page,
-    experiment,
-    geometry,
-    landmarks,
-    metrics,
-    protocols,
-    settings,
-    work_folder,
-)
-from flm_jax.data import drawn_faces, transforms, wflw
+from flm_jax import geometry, landmarks
+from flm_jax.config import build, schema
+from flm_jax.data import wflw
+from flm_jax.data.crop import face_box
+from flm_jax.drawing import dataset
 from flm_jax.errors import InputError
+from flm_jax.evaluation import metrics
+from flm_jax.export import page
+from flm_jax.inference import tta
+from flm_jax.inference.predictor import restore
 from flm_jax.models.resnet import fold_batch_norm
-from flm_jax.predictor import restore
+from flm_jax.runtime import work_folder
 
 try:
     import onnxruntime
 
-    from flm_jax.models import onnx_graph
+    from flm_jax.export import onnx_graph
 except ModuleNotFoundError as error:
     raise InputError(
         f"--mode export needs the package {error.name}; pip install -e '.[export]' installs it"
@@ -75,8 +73,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         InputError: the config, the weights, the data or the work folder can't be used, or a package
             is missing.
     """
-    settings.check(config)
-    experiment.enable_compilation_cache(config, workdir)
+    schema.check(config)
+    build.enable_compilation_cache(config, workdir)
     step, _, state = restore(workdir, str(config.evaluate.checkpoint), config)
     variables = jax.device_get(state.averaged_variables)
     config = config.copy_and_resolve_references()
@@ -115,7 +113,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     for name, content in contents.items():
         work_folder.write_atomically(folder / name, partial(_write_bytes, content=content))
     _report(folder, comparison, faces)
-    problem = browser_page.write(folder / "browser", contents[_HALF], metadata)
+    problem = page.write(folder / "browser", contents[_HALF], metadata)
     print(f"{folder / 'browser'}: python -m http.server --directory {folder / 'browser'}")
     if problem:
         print(f"the page can't compute without onnxruntime-web: {problem}")
@@ -127,7 +125,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 def _network(config: ConfigDict, variables: dict[str, Any]) -> _Network:
     """The network as it was trained, batch norm and all, in single precision."""
-    model = experiment.build_model(config)
+    model = build.build_model(config)
     apply = jax.jit(lambda images: model.apply(variables, images, train=False))
     return lambda images: np.asarray(apply(images))
 
@@ -135,7 +133,7 @@ def _network(config: ConfigDict, variables: dict[str, Any]) -> _Network:
 def _serialise(config: ConfigDict, folded: dict[str, Any]) -> bytes:
     """images f32[b, s, s, 3] -> {landmarks f32[b, 98, 2], perhaps scale f32[b, 98]}, with any b,
     as `jax.export` serialises it for CPUs, GPUs and TPUs."""
-    model = experiment.build_model(config, folded=True)
+    model = build.build_model(config, folded=True)
 
     def predict(images: Any) -> dict[str, Any]:
         found: Any = model.apply(folded, images, train=False)
@@ -174,19 +172,19 @@ def _join(outputs: Sequence[Any]) -> ndarray:
 
 
 def _faces(config: ConfigDict, workdir: Path, drawn: Path) -> _Faces:
-    root = experiment.data_root(config, workdir)
+    root = build.data_root(config, workdir)
     if config.data.drawn.train or (root / wflw.TEST_LIST).is_file():
-        splits = experiment.read_splits(config, workdir)
-        records, split = experiment.select_split(config, workdir, splits), config.evaluate.split
+        splits = build.read_splits(config, workdir)
+        records, split = build.select_split(config, workdir, splits), config.evaluate.split
         training: Sequence[wflw.Record] = splits.training + splits.validation
     else:
         print(f"{root}: no faces there, so {_DRAWN_FACES} drawn ones are compared on")
-        drawn_faces.draw_dataset(drawn, train=1, test=_DRAWN_FACES, seed=0, workers=0)
+        dataset.draw_dataset(drawn, train=1, test=_DRAWN_FACES, seed=0, workers=0)
         records, split = wflw.read_list(drawn, wflw.TEST_LIST), "drawn"
         training = records
-    boxes = np.stack([transforms.face_box(record, config.data.box) for record in training])
+    boxes = np.stack([face_box(record, config.data.box) for record in training])
     points = np.stack([record.landmarks for record in training])
-    margins, shape = protocols.mean_margins(boxes, points), metrics.mean_shape(points, boxes)
+    margins, shape = tta.mean_margins(boxes, points), metrics.mean_shape(points, boxes)
     return _Faces(records, split, margins, shape)
 
 
@@ -200,7 +198,7 @@ def _compare(
     """
     found: dict[str, list[ndarray]] = {name: [] for name in networks}
     maps, targets = [], []
-    batches = experiment.evaluation_batches(config, faces.records, box="rectangle")
+    batches = build.evaluation_batches(config, faces.records, box="rectangle")
     with contextlib.closing(batches):
         for batch in _with_progress(batches, -(-len(faces.records) // config.batch_size)):
             real = batch["mask"] > 0

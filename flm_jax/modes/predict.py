@@ -14,26 +14,21 @@ from ml_collections import ConfigDict
 from numpy import ndarray
 from tqdm import tqdm
 
-from flm_jax import (
-    geometry,
-    landmark_files,
-    overlay,
-    pictures,
-    protocols,
-    settings,
-    video,
-    work_folder,
-)
-from flm_jax.data import transforms, wflw
-from flm_jax.data.input_pipeline import default_threads
+from flm_jax import geometry
+from flm_jax.config import schema
+from flm_jax.data import wflw
+from flm_jax.data.images import read_image
+from flm_jax.data.loader import default_threads
 from flm_jax.data.workers import start_reading
-from flm_jax.detector import load_detector
 from flm_jax.errors import InputError
-from flm_jax.head_pose import estimate_pose
-from flm_jax.landmark_files import Entry, Face
+from flm_jax.inference import inputs, outputs, overlay, tta, video
+from flm_jax.inference.detector import load_detector
+from flm_jax.inference.head_pose import estimate_pose
+from flm_jax.inference.outputs import Entry, Face
+from flm_jax.inference.predictor import Crops, LandmarkPredictor, check_box, restore
 from flm_jax.landmarks import MIRROR
-from flm_jax.predictor import Crops, LandmarkPredictor, check_box, restore
-from flm_jax.signals import collect_signals
+from flm_jax.runtime import work_folder
+from flm_jax.runtime.signals import collect_signals
 
 # Pictures that wait for their landmarks to be drawn hold at most so many pixels together.
 _MOST_PIXELS = 2**27
@@ -42,7 +37,7 @@ _MOST_PIXELS = 2**27
 class _Job(NamedTuple):
     """A picture to look at; with given boxes, their places in the file and themselves."""
 
-    picture: pictures.Picture
+    picture: inputs.Picture
     boxes: Sequence[tuple[int, ndarray]] | None
 
 
@@ -74,13 +69,13 @@ def run(
     Raises:
         InputError: something can't be used; a picture that can't is told, and left out, before.
     """
-    settings.check(config)
+    schema.check(config)
     if not input:
         raise InputError(
             "--mode predict needs --input: a picture, a folder, a glob in quotes, a video or the "
             "number of a camera"
         )
-    is_video = pictures.is_video(input)
+    is_video = inputs.is_video(input)
     if is_video and boxes:
         raise InputError(f"--boxes={boxes}: the faces of a video are found by the detector")
     folder = Path(output or workdir / "predict")
@@ -112,11 +107,11 @@ def run(
 
 def _find_jobs(source: str, boxes: str, folder: Path) -> list[_Job]:
     if boxes in ("", "image"):
-        return [_Job(picture, None) for picture in pictures.find_pictures(source, folder)]
+        return [_Job(picture, None) for picture in inputs.find_pictures(source, folder)]
     by_name: dict[str, list[tuple[int, ndarray]]] = {}
-    for place, (name, box) in enumerate(pictures.read_boxes(boxes)):
+    for place, (name, box) in enumerate(inputs.read_boxes(boxes)):
         by_name.setdefault(name, []).append((place, box))
-    return [_Job(pictures.named_picture(source, name), given) for name, given in by_name.items()]
+    return [_Job(inputs.named_picture(source, name), given) for name, given in by_name.items()]
 
 
 def _look(job: _Job, predictor, detect, keep: bool) -> _Seen:
@@ -124,7 +119,7 @@ def _look(job: _Job, predictor, detect, keep: bool) -> _Seen:
     path, nothing = job.picture.path, predictor.cut(np.zeros((1, 1, 3), np.uint8), np.zeros((0, 4)))
     try:
         # The lists' boxes are of the stored pixels.
-        image = transforms.read_picture(path, path, upright=job.boxes is None)
+        image = read_image(path, path, upright=job.boxes is None)
     except InputError as error:
         return _Seen(job, None, [], [], [], nothing, [str(error)])
     problems: list[str] = []
@@ -250,7 +245,7 @@ def _predict_chunk(predictor, pool, chunk, gains) -> list[list[Face]]:
         return found.landmarks[:, MIRROR] if mirror else found.landmarks
 
     margins = np.array(wflw.RECTANGLE_MARGINS)
-    landmarks = protocols.predict_with_gains(predict, boxes, margins, **gains)
+    landmarks = tta.predict_with_gains(predict, boxes, margins, **gains)
     scale = np.mean(scales[gains.two_pass :], axis=0) if scales else None
     faces: list[list[Face]] = []
     i = 0
@@ -282,7 +277,7 @@ def _drawn_name(name: str) -> Path:
     """The picture's name below the overlays, whatever it was relative to."""
     parts = [part for part in Path(name).parts if part not in ("..", Path(name).anchor)]
     path = Path(*parts)
-    return path if path.suffix.lower() in pictures.PICTURES else path.with_name(path.name + ".png")
+    return path if path.suffix.lower() in inputs.PICTURES else path.with_name(path.name + ".png")
 
 
 def _draw(path: Path, image: ndarray, faces: Sequence[Face]) -> None:
@@ -294,9 +289,9 @@ def _draw(path: Path, image: ndarray, faces: Sequence[Face]) -> None:
 
 def _write(folder: Path, entries: Sequence[Entry], problems: Sequence[str], received: Any) -> None:
     path = folder / "landmarks.json"
-    work_folder.write_atomically(path, lambda new: landmark_files.write_json(new, entries))
+    work_folder.write_atomically(path, lambda new: outputs.write_json(new, entries))
     work_folder.write_atomically(
-        folder / "landmarks.csv", lambda new: landmark_files.write_csv(new, entries)
+        folder / "landmarks.csv", lambda new: outputs.write_csv(new, entries)
     )
     print(f"{path}: {sum(len(entry.faces) for entry in entries)} faces")
     if received:

@@ -6,12 +6,13 @@ from signal import Signals
 
 from ml_collections import ConfigDict
 
-from flm_jax import experiment, processes, settings
+from flm_jax.config import build, schema
 from flm_jax.data import prepared
-from flm_jax.data.input_pipeline import default_threads
+from flm_jax.data.loader import default_threads
 from flm_jax.errors import InputError
-from flm_jax.signals import collect_signals
-from flm_jax.step_log import Unreadable
+from flm_jax.runtime import processes
+from flm_jax.runtime.signals import collect_signals
+from flm_jax.training.progress import Unreadable
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -21,7 +22,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         SystemExit: with 128 + the signal, after SIGINT or SIGTERM; nothing is left then.
         InputError: the config or the data can't be used, or the folder holds something else.
     """
-    settings.check(config)
+    schema.check(config)
     folder = config.data.prepared
     if not folder:
         raise InputError(
@@ -41,14 +42,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _prepare(config: ConfigDict, workdir: Path, received: list[int]) -> None:
-    lists = experiment.read_lists(config, workdir)
+    lists = build.read_lists(config, workdir)
     share = config.data.max_unreadable
     unreadable = {name: Unreadable(name, records, share) for name, records in lists.items()}
     prepared.prepare(
         config.data.prepared,
-        experiment.data_root(config, workdir),
+        build.data_root(config, workdir),
         lists,
-        experiment.prepared_uses(config),
+        build.prepared_uses(config),
         num_threads=config.data.num_threads or default_threads(0),
         at_unreadable=lambda name, row: unreadable[name].add(row),
         stopped=lambda: received,

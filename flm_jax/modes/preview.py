@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from flm_jax import experiment, settings, visualization, work_folder
+from flm_jax.config import build, schema
+from flm_jax.evaluation import plots
+from flm_jax.runtime import work_folder
 
 _FACES = 48
 
@@ -17,19 +19,19 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
         InputError: the config, the data or the work folder can't be used.
     """
-    settings.check(config)
+    schema.check(config)
     work_folder.make(workdir)
-    records = experiment.read_splits(config, workdir).training
+    records = build.read_splits(config, workdir).training
     images, landmarks, titles = [], [], []
-    with contextlib.closing(experiment.training_batches(config, records, 0)) as batches:
+    with contextlib.closing(build.training_batches(config, records, 0)) as batches:
         for batch in batches:
-            images += list(visualization.unnormalise(batch["image"]))
+            images += list(plots.unnormalise(batch["image"]))
             landmarks += list(batch["landmarks"])
             titles += [f"line {records[row].line}" for row in batch["index"]]
             if len(images) >= _FACES:
                 break
     sheet = images[:_FACES], np.stack(landmarks[:_FACES]), titles[:_FACES]
     path = workdir / "preview.png"
-    work_folder.write_atomically(path, lambda new: visualization.draw_faces(new, *sheet))
-    print(experiment.describe_source(config, workdir))
+    work_folder.write_atomically(path, lambda new: plots.draw_faces(new, *sheet))
+    print(build.describe_source(config, workdir))
     print(f"{path}: {len(sheet[0])} training faces of {config.data.image_size} px")

@@ -12,27 +12,24 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from flm_jax import experiment, metrics, processes, settings, visualization, work_folder
-from flm_jax.checkpoint import Checkpoints, DamagedError, Progress, SaveError
-from flm_jax.data import orders
-from flm_jax.data.input_pipeline import WorkerError
-from flm_jax.data.transforms import PictureError
+from flm_jax.config import build, schema
+from flm_jax.data import sampler
+from flm_jax.data.images import ImageError
+from flm_jax.data.loader import WorkerError
 from flm_jax.errors import InputError
-from flm_jax.metrics_writer import MetricsWriter, read_metrics
+from flm_jax.evaluation import metrics, plots
+from flm_jax.inference.predictor import predict_faces
 from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.modes import evaluate
-from flm_jax.orbax_messages import told_once
-from flm_jax.predictor import predict_faces
-from flm_jax.processes import StopAgreement
-from flm_jax.signals import collect_signals
-from flm_jax.step_log import StepLog, Unreadable, describe_step
-from flm_jax.train_state import TrainState, create_train_state, train_state_shapes
-from flm_jax.train_step import (
-    pmap_eval_step,
-    pmap_train_step,
-    put_on_devices,
-    replicated,
-)
+from flm_jax.runtime import processes, work_folder
+from flm_jax.runtime.checkpoint import Checkpoints, DamagedError, Progress, SaveError
+from flm_jax.runtime.orbax_messages import told_once
+from flm_jax.runtime.processes import StopAgreement
+from flm_jax.runtime.signals import collect_signals
+from flm_jax.training.metrics_writer import MetricsWriter, read_metrics
+from flm_jax.training.progress import StepLog, Unreadable, describe_step
+from flm_jax.training.state import TrainState, create_train_state, train_state_shapes
+from flm_jax.training.step import pmap_eval_step, pmap_train_step, put_on_devices, replicated
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -42,7 +39,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         SystemExit: with 128 + the signal, after SIGINT or SIGTERM and a checkpoint.
         InputError: the config, the data or the work folder can't be used.
     """
-    settings.check(config)
+    schema.check(config)
     work_folder.make(workdir)
     try:
         with work_folder.only_run_in(workdir) if processes.is_first() else contextlib.nullcontext():
@@ -54,10 +51,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _run(config: ConfigDict, workdir: Path) -> None:
-    experiment.enable_compilation_cache(config, workdir)
+    build.enable_compilation_cache(config, workdir)
     with processes.first_alone():
-        splits = experiment.read_splits(config, workdir)
-    experiment.select_split(config, workdir, splits)  # Rather now than after the training.
+        splits = build.read_splits(config, workdir)
+    build.select_split(config, workdir, splits)  # Rather now than after the training.
     keep = config.checkpoint
     checkpoints = Checkpoints(workdir, keep_last=keep.keep_last, keep_best=keep.keep_best)
     with collect_signals() as received:
@@ -66,7 +63,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         if processes.is_first():
             rows = read_metrics(workdir)
             work_folder.write_atomically(
-                workdir / "loss_curve.png", lambda path: visualization.draw_loss_curve(path, rows)
+                workdir / "loss_curve.png", lambda path: plots.draw_loss_curve(path, rows)
             )
         if signal:
             sys.exit(128 + signal)
@@ -76,7 +73,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
 def _train(
     config: ConfigDict,
     workdir: Path,
-    splits: experiment.Splits,
+    splits: build.Splits,
     checkpoints: Checkpoints,
     stop: StopAgreement,
 ) -> int:
@@ -85,17 +82,17 @@ def _train(
     Returns:
         The signal that stopped it, or 0.
     """
-    order = experiment.training_order(config, len(splits.training))
-    model, face_loss = experiment.build_model(config), experiment.build_face_loss(config)
-    schedule = experiment.build_schedule(config, len(order))
-    optimizer = experiment.build_optimizer(config, schedule)
+    order = build.training_order(config, len(splits.training))
+    model, face_loss = build.build_model(config), build.build_face_loss(config)
+    schedule = build.build_schedule(config, len(order))
+    optimizer = build.build_optimizer(config, schedule)
     state, progress = _initial_state(config, workdir, splits, model, optimizer, checkpoints)
     if processes.is_first():
         work_folder.write_atomically(
             workdir / "config.json", lambda path: path.write_text(config.to_json(indent=2) + "\n")
         )
     start = int(state.step)
-    processes.say(experiment.describe_source(config, workdir))
+    processes.say(build.describe_source(config, workdir))
     _announce(splits, order, start)
     if signal := stop.settle():
         processes.say(f"stopped by {Signals(signal).name} before a step: nothing to save")
@@ -104,7 +101,7 @@ def _train(
     train_step = pmap_train_step(
         model, optimizer, face_loss, schedule, config.average_decay, skip_non_finite=skip
     )
-    eval_step = pmap_eval_step(experiment.build_model(config, folded=True), face_loss)
+    eval_step = pmap_eval_step(build.build_model(config, folded=True), face_loss)
     ends_epoch = start > 0 and start % order.steps_per_epoch == 0
     unvalidated = ends_epoch and not checkpoints.is_validated(start)
     share = config.data.max_unreadable
@@ -116,7 +113,7 @@ def _train(
         _writer(workdir, start, not unvalidated) as writer,
         _progress_bar(config, start, len(order)) as bar,
         contextlib.closing(
-            experiment.training_batches(config, splits.training, start, unreadable["training"].add)
+            build.training_batches(config, splits.training, start, unreadable["training"].add)
         ) as batches,
     ):
         log = StepLog(
@@ -178,7 +175,7 @@ def _loop(
     def save(*, last=False, **scores):
         log.finish()
         try:
-            checkpoints.save(state, log.progress, settings.as_json(config), **scores)
+            checkpoints.save(state, log.progress, schema.as_json(config), **scores)
             if last:
                 checkpoints.wait()
         except SaveError as error:
@@ -210,7 +207,7 @@ def _loop(
                 save()
             if stop.heard() or (step % order.steps_per_epoch == 0 and stop.settle()):
                 break
-    except (PictureError, WorkerError):
+    except (ImageError, WorkerError):
         # The steps until here are good. Of several processes, the others are not here to save.
         if jax.process_count() == 1:
             save(last=True)
@@ -241,12 +238,12 @@ def _initial_state(
     config, workdir, splits, model, optimizer, checkpoints
 ) -> tuple[TrainState, Progress]:
     """The last checkpoint that is whole, or the state before the first step."""
-    progress = Progress(fingerprint=orders.fingerprint(splits.training))
+    progress = Progress(fingerprint=sampler.fingerprint(splits.training))
     size, averaged = config.data.image_size, config.average_decay > 0
     shapes = train_state_shapes(model, optimizer, size, averaged)
     while (last := checkpoints.last_step()) is not None:
         try:
-            settings.check_restart(checkpoints.config(last), config, workdir)
+            schema.check_restart(checkpoints.config(last), config, workdir)
             state, saved = checkpoints.restore(last, shapes, replicated())
             break
         except DamagedError as error:
@@ -254,7 +251,7 @@ def _initial_state(
             processes.say(f"{error}. It is now {place}; continuing from the one before it")
     else:
         key = jax.random.key(config.seed)
-        given = experiment.starting_values(config, model, splits.training)
+        given = build.starting_values(config, model, splits.training)
         state = create_train_state(
             model, optimizer, key, size, replicated(), averaged=averaged, given=given
         )
@@ -280,7 +277,7 @@ def _validate(config, eval_step, state, records, unreadable, stop) -> dict[str, 
                 raise _StoppedError
             yield batch
 
-    batches = experiment.evaluation_batches(
+    batches = build.evaluation_batches(
         config, records, box=config.data.box, at_unreadable=unreadable.add
     )
     variables = fold_batch_norm(state.averaged_variables)

@@ -1,0 +1,256 @@
+"""From a config to the objects that it describes: what the modes have in common.
+
+With `launch.py`, `settings.py`, the predictor and the modes, the only reader of configs. A
+section's settings are the keywords of the function that it configures, so an unknown or missing one
+is an error that names it.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+from numpy import ndarray
+
+from flm_jax import geometry
+from flm_jax.data import augmentation, loader, prepared, sampler, wflw
+from flm_jax.data.crop import crop_map, face_box
+from flm_jax.data.prepared_face import Uses
+from flm_jax.drawing import dataset
+from flm_jax.errors import InputError, check_keywords
+from flm_jax.models import pretrained, weights_io
+from flm_jax.models.network import HEAD_SIZE, LandmarkRegressor
+from flm_jax.models.resnet import ResNet
+from flm_jax.runtime import compilation_cache
+from flm_jax.training import losses, optimizer, step
+
+
+class Splits(NamedTuple):
+    """The faces of a data root: the training list in its two parts, and the test list."""
+
+    training: list[wflw.Record]
+    validation: list[wflw.Record]
+    test: list[wflw.Record]
+
+
+def enable_compilation_cache(config: ConfigDict, workdir: Path) -> None:
+    """Keeps compiled programs where the config says, from the next compilation on."""
+    if config.compilation_cache != "off":
+        folder = Path(config.compilation_cache or workdir / "compilation_cache")
+        try:
+            compilation_cache.enable(folder)
+        except OSError as error:
+            raise InputError(
+                f"compilation_cache={folder}: can't be used: {error.strerror}"
+            ) from None
+
+
+def read_lists(config: ConfigDict, workdir: Path) -> dict[str, list[wflw.Record]]:
+    """The training and the test list, after drawing the faces where the config says so."""
+    if config.data.drawn.train:
+        dataset.draw_dataset(data_root(config, workdir), **config.data.drawn)
+    return {
+        name: wflw.read_list(data_root(config, workdir), name)
+        for name in (wflw.TRAIN_LIST, wflw.TEST_LIST)
+    }
+
+
+def read_splits(config: ConfigDict, workdir: Path) -> Splits:
+    """The faces, with their prepared pictures where the config says so."""
+    data = config.data
+    lists = read_lists(config, workdir)
+    if data.prepared:
+        uses = prepared_uses(config)
+        lists = prepared.attach(data.prepared, data_root(config, workdir), lists, uses)
+    train_list = wflw.drop_lines(lists[wflw.TRAIN_LIST], data.drop_lines)
+    training, validation = wflw.split_by_image(train_list, data.validation_fraction, config.seed)
+    return Splits(training, validation, lists[wflw.TEST_LIST])
+
+
+def data_root(config: ConfigDict, workdir: Path) -> Path:
+    """The folder of the lists and pictures."""
+    return Path(config.data.root) if config.data.root else workdir / "faces"
+
+
+def describe_source(config: ConfigDict, workdir: Path) -> str:
+    """Where faces are read from, to be said of every run."""
+    if config.data.prepared:
+        return f"faces are read from {config.data.prepared}, as prepared"
+    return f"faces are read from the pictures in {data_root(config, workdir)}"
+
+
+def prepared_uses(config: ConfigDict) -> Uses:
+    """What prepared faces have to be good for."""
+    data = config.data
+    augmentations = data.augmentation.to_dict()
+    return Uses(
+        image_size=data.image_size,
+        box=data.box,
+        crop=data.crop.to_dict(),
+        reach=augmentation.largest_reach(augmentations),
+        zoom=augmentation.largest_zoom(augmentations),
+    )
+
+
+def select_split(config: ConfigDict, workdir: Path, splits: Splits) -> list[wflw.Record]:
+    """The faces that `evaluate.split` names."""
+    split = config.evaluate.split
+    if split in wflw.SUBSETS:
+        return wflw.read_subset(data_root(config, workdir), split, splits.test)
+    named = {"train": splits.training, "validation": splits.validation, "test": splits.test}
+    if split not in named:
+        expected = ", ".join([*named, *wflw.SUBSETS])
+        raise InputError(f"evaluate.split={split}: expected one of {expected}")
+    return named[split]
+
+
+def training_order(config: ConfigDict, num_faces: int) -> sampler.TrainingOrder:
+    """This process's rows of every training step."""
+    return sampler.TrainingOrder(
+        num_faces=num_faces,
+        batch_size=config.batch_size,
+        num_epochs=config.num_epochs,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def training_batches(
+    config: ConfigDict,
+    records: Sequence[wflw.Record],
+    start: int,
+    at_unreadable: Callable[[int], object] | None = None,
+) -> Generator[dict[str, ndarray]]:
+    """This process's batches from step `start` on, augmented."""
+    order = training_order(config, len(records))
+    data = config.data
+    settings = data.augmentation.to_dict()
+    return _batches(
+        config,
+        order,
+        records,
+        box=data.box,
+        augmentation=settings if augmentation.changes_faces(settings) else None,
+        num_workers=data.num_workers,
+        start=start,
+        at_unreadable=at_unreadable,
+    )
+
+
+def evaluation_batches(
+    config: ConfigDict,
+    records: Sequence[wflw.Record],
+    *,
+    box: str,
+    mirror: bool = False,
+    at_unreadable: Callable[[int], object] | None = None,
+) -> Generator[dict[str, ndarray]]:
+    """This process's batches of every face once, read by threads of this process.
+
+    Starting worker processes takes seconds, at every epoch's validation.
+
+    Args:
+        config: the crop and the batch size.
+        records: the faces.
+        box: their box, one of `crop.BOXES`.
+        mirror: whether they are mirrored.
+        at_unreadable: of `input_pipeline.batches`.
+    """
+    order = sampler.EvaluationOrder(
+        len(records), config.batch_size, jax.process_index(), jax.process_count()
+    )
+    return _batches(
+        config,
+        order,
+        records,
+        box=box,
+        mirror=mirror,
+        num_workers=0,
+        at_unreadable=at_unreadable,
+    )
+
+
+def _batches(config, order, records, box, **settings):
+    data = config.data
+    boxes = np.stack([face_box(record, box) for record in records])
+    crops = crop_map(boxes, data.image_size, **data.crop)
+    usable = (crops[:, 0, 0] > 0) & (crops[:, 1, 1] > 0) & np.isfinite(crops).all(axis=(1, 2))
+    if not usable.all():
+        place = records[int(usable.argmin())].place
+        raise InputError(f"{place}: data.crop={data.crop.to_dict()} leaves no crop")
+    return loader.batches(
+        order,
+        records,
+        image_size=data.image_size,
+        box=box,
+        crop=data.crop.to_dict(),
+        num_threads=data.num_threads,
+        **settings,
+    )
+
+
+def build_model(config: ConfigDict, *, folded: bool = False) -> LandmarkRegressor:
+    """The network, with batch norm over all devices, or folded into the convolutions."""
+    bound = {
+        "dtype": jnp.dtype(config.model.dtype),
+        "axis_name": step.AXIS,
+        "folded": folded,
+    }
+    return LandmarkRegressor(
+        _call("model.backbone", ResNet, config.model.backbone, **bound),
+        uncertainty=config.model.uncertainty,
+    )
+
+
+def starting_values(
+    config: ConfigDict, model: LandmarkRegressor, records: Sequence[wflw.Record]
+) -> dict[str, Any]:
+    """The variables that do not start at random: a pretrained backbone, and the head's bias at the
+    mean shape of the training faces, `records`."""
+    given: dict[str, Any] = {}
+    if config.model.pretrained:
+        tensors = weights_io.read_tensors(config.model.pretrained)
+        images = jnp.zeros((1, config.data.image_size, config.data.image_size, 3))
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+        parts = ("params", "batch_stats")
+        loaded = pretrained.load_backbone(
+            {name: shapes[name]["backbone"] for name in parts}, tensors
+        )
+        given = {name: {"backbone": loaded[name]} for name in parts}
+    if config.model.mean_shape:
+        maps = [
+            crop_map(face_box(record, config.data.box), HEAD_SIZE, **config.data.crop)
+            for record in records
+        ]
+        points = np.stack([record.landmarks for record in records])
+        shape = geometry.apply(np.stack(maps), points).mean(axis=0)
+        given.setdefault("params", {})["head"] = {"bias": shape.ravel().astype(np.float32)}
+    return given
+
+
+def build_face_loss(config: ConfigDict) -> losses.FaceLoss:
+    """The training loss."""
+    return _call("loss", losses.make_face_loss, config.loss, image_size=config.data.image_size)
+
+
+def build_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
+    """The learning rate of every step of a training of `num_steps`."""
+    return _call("schedule", optimizer.make_schedule, config.schedule, num_steps=num_steps)
+
+
+def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser that follows the schedule."""
+    return _call("optimizer", optimizer.make_optimizer, config.optimizer, schedule=schedule)
+
+
+def _call(section, function, settings, **bound):
+    """Calls with the section's settings as keywords; they may not set what the caller does."""
+    if clash := sorted(set(settings) & set(bound)):
+        raise InputError(f"config.{section} has unknown keys {clash}")
+    check_keywords(section, function, **settings, **bound)
+    return function(**settings, **bound)

@@ -1,0 +1,193 @@
+"""Which settings a config may have, and which of them may change when a run goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from flm_jax.benchmark import torch_process
+from flm_jax.data import augmentation
+from flm_jax.data.crop import BOXES, crop_box
+from flm_jax.drawing import dataset
+from flm_jax.errors import InputError, check_keywords
+from flm_jax.inference import smoothing, tta
+from flm_jax.training import step
+
+_SECTIONS = {
+    "": "seed batch_size num_epochs average_decay non_finite compilation_cache data model loss "
+    "optimizer schedule log checkpoint evaluate predict benchmark",
+    "data": "root prepared drawn drop_lines validation_fraction image_size box crop max_unreadable "
+    "augmentation num_workers num_threads",
+    "model": "dtype pretrained mean_shape uncertainty backbone",
+    "log": "every_steps",
+    "checkpoint": "every_steps keep_last keep_best failed_save",
+    "evaluate": "split checkpoint boxes gains box_errors",
+    "predict": "detector threshold overlays gains smoothing",
+    "benchmark": "against repeats seconds",
+}
+
+_LEAST = {
+    "batch_size": 1,
+    "num_epochs": 1,
+    "seed": 0,
+    "average_decay": 0,
+    "data.image_size": 32,
+    "data.num_workers": 0,
+    "data.num_threads": 0,
+    "model.backbone.width": 1,
+    "optimizer.clip_norm": 0,
+    "optimizer.backbone_rate": 0,
+    "optimizer.accumulate": 1,
+    "evaluate.gains.jitters": 0,
+    "evaluate.gains.jitter": 0,
+    "predict.threshold": 0,
+    "predict.gains.jitters": 0,
+    "predict.gains.jitter": 0,
+    "predict.smoothing.cutoff": 0,
+    "predict.smoothing.beta": 0,
+    "log.every_steps": 1,
+    "checkpoint.every_steps": 1,
+    "checkpoint.keep_last": 1,
+    "checkpoint.keep_best": 1,
+    "benchmark.repeats": 1,
+    "benchmark.seconds": 0,
+}
+
+_CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "non_finite": ("stop", "skip"),
+    "checkpoint.failed_save": ("stop", "continue"),
+    "benchmark.against": ("", "torch"),
+}
+
+# What may change when a run continues, and all that must not when its weights are evaluated.
+_FREE_ON_RESTART = (
+    "non_finite",
+    "compilation_cache",
+    "data.max_unreadable",
+    "data.root",
+    "data.prepared",
+    "data.num_workers",
+    "data.num_threads",
+    "log",
+    "checkpoint",
+    "evaluate",
+    "predict",
+    "benchmark",
+    "num_epochs",
+)
+_FIXED_IN_EVALUATION = ("model", "data.image_size", "data.box", "data.crop")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError for an unknown or missing key, or a setting that can't work."""
+    for section, names in _SECTIONS.items():
+        given = set(config[section] if section else config)
+        place = f"config.{section}" if section else "config"
+        if unknown := sorted(given - set(names.split())):
+            raise InputError(f"{place} has unknown keys {unknown}; known are: {names}")
+        if missing := sorted(set(names.split()) - given):
+            raise InputError(f"{place} lacks the keys {missing}")
+    values = _flat(config.to_dict())
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            raise InputError(f"{key}={values[key]}: expected one of {', '.join(choices)}")
+    if config.model.uncertainty != (config.loss.get("name") == "laplace"):
+        raise InputError(
+            f"model.uncertainty={config.model.uncertainty} with loss.name={config.loss.name}: "
+            "the laplace loss learns the uncertainty, and no other does"
+        )
+    for key, least in _LEAST.items():
+        if values.get(key, least) < least:
+            raise InputError(f"{key}={values[key]}: expected at least {least}")
+    if config.average_decay >= 1:
+        raise InputError(f"average_decay={config.average_decay}: expected less than 1")
+    if not 0 <= config.data.max_unreadable < 1:
+        raise InputError(
+            f"data.max_unreadable={config.data.max_unreadable}: expected a share of the faces, "
+            "from 0 to less than 1"
+        )
+    if not 0 < config.data.validation_fraction < 1:
+        raise InputError(
+            f"data.validation_fraction={config.data.validation_fraction}: expected a share of the "
+            "training images between 0 and 1"
+        )
+    if config.benchmark.against == "torch" and config.loss.name not in torch_process.LOSSES:
+        raise InputError(
+            f"benchmark.against=torch: knows the losses {', '.join(torch_process.LOSSES)}, not "
+            f"loss.name={config.loss.name}"
+        )
+    which = str(config.evaluate.checkpoint)
+    if which not in ("best", "last") and not which.isdecimal():
+        raise InputError(f"evaluate.checkpoint={which}: expected best, last or a step")
+    for box in config.evaluate.boxes:
+        if box not in BOXES:
+            expected = ", ".join(BOXES)
+            raise InputError(f"evaluate.boxes={config.evaluate.boxes}: expected of {expected}")
+    gains = dict.fromkeys(("predict", "boxes", "margins"))
+    check_keywords("evaluate.gains", tta.predict_with_gains, **gains, **config.evaluate.gains)
+    check_keywords("predict.gains", tta.predict_with_gains, **gains, **config.predict.gains)
+    check_keywords("predict.smoothing", smoothing.OneEuroFilter, **config.predict.smoothing)
+    check_keywords("data.drawn", dataset.draw_dataset, "", **config.data.drawn)
+    check_keywords("data.crop", crop_box, None, **config.data.crop)
+    if config.data.box not in BOXES:
+        expected = ", ".join(BOXES)
+        raise InputError(f"data.box={config.data.box}: expected one of {expected}")
+    augmentation.check(config.data.augmentation.to_dict())
+    step.check_batch_size(config.batch_size, jax.device_count())
+
+
+def check_restart(old: dict[str, Any], config: ConfigDict, workdir: Path) -> None:
+    """Raises InputError unless a run with the config `old` can go on with `config`."""
+    differing = [
+        (key, *values)
+        for key, values in _differences(old, as_json(config)).items()
+        if not _is_under(key, _FREE_ON_RESTART)
+    ]
+    if config.num_epochs < old["num_epochs"]:
+        differing.append(("num_epochs", old["num_epochs"], config.num_epochs))
+    _refuse(differing, workdir, "continue with the old values, or choose another --workdir")
+
+
+def check_evaluation(old: dict[str, Any], config: ConfigDict, workdir: Path) -> None:
+    """Raises InputError unless weights trained with the config `old` fit `config`."""
+    differing = [
+        (key, *values)
+        for key, values in _differences(old, as_json(config)).items()
+        if _is_under(key, _FIXED_IN_EVALUATION)
+    ]
+    _refuse(differing, workdir, "evaluate with the values that it was trained with")
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as it reads back from JSON: tuples are lists."""
+    return json.loads(config.to_json())
+
+
+def _refuse(differing, workdir, fix):
+    if differing:
+        rows = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in differing)
+        raise InputError(f"{workdir} was trained with another config (old -> new):\n{rows}\n{fix}")
+
+
+def _differences(old, new):
+    old, new = _flat(old), _flat(new)
+    keys = [*old, *(key for key in new if key not in old)]
+    pairs = {key: (old.get(key, "(none)"), new.get(key, "(none)")) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _is_under(key, prefixes):
+    return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _flat(tree, prefix=""):
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

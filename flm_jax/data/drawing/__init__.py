@@ -1,1 +1,0 @@
-"""Draws pictures of faces whose landmarks are known, from parameters to pixels."""

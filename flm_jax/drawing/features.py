@@ -1,0 +1,178 @@
+"""Paints a whole head: skin with beard and make-up, nose, eyes, brows, mouth, hair, scarf."""
+
+import cv2
+import numpy as np
+
+from flm_jax.drawing.hair import hairline, paint_hair
+from flm_jax.drawing.painter import Painter, disc, outline, spline
+from flm_jax.drawing.parameters import Colour, mix, shade
+from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine
+
+_UPPER_LIDS = (list(range(60, 65)), list(range(68, 73)))
+_LOWER_LIDS = ([64, 65, 66, 67, 60], [72, 73, 74, 75, 68])
+_BROWS = (
+    ([33, 34, 35, 36, 37], [38, 39, 40, 41, 33]),
+    ([42, 43, 44, 45, 46], [46, 47, 48, 49, 50]),
+)
+_OUTER_LIP = (list(range(76, 83)), [82, 83, 84, 85, 86, 87, 76])
+_INNER_LIP = (list(range(88, 93)), [92, 93, 94, 95, 88])
+
+
+def paint(surface: Surface, shape: tuple[int, int], rng: np.random.Generator) -> Painter:
+    """Paints the whole head."""
+    painter = Painter(surface, shape, rng)
+    _paint_skin(painter)
+    _paint_nose(painter)
+    for side in (0, 1):
+        _paint_eye(painter, side)
+        _paint_brow(painter, side)
+    _paint_mouth(painter)
+    paint_hair(painter)
+    _paint_scarf(painter)
+    return painter
+
+
+def _paint_skin(painter: Painter) -> None:
+    p, marks = painter.surface.p, painter.surface.landmarks
+    rows, columns = 52, 64
+    longitude, sine = grid_longitude(columns)[None], grid_sine(rows)[:, None]
+    points = painter.surface.base(longitude, sine)
+    x, y, front = np.abs(points[..., 0]), points[..., 1], np.cos(longitude) > 0
+    skin = np.broadcast_to(np.array(p.skin, np.float32), (rows, columns, 3)).copy()
+
+    def tint(colour: Colour, opacity: float, cx, cy, sx, sy) -> None:
+        alpha = opacity * np.exp(-(((x - cx) / sx) ** 2) - ((y - cy) / sy) ** 2) * front
+        skin[:] += alpha[..., None] * (np.array(colour, np.float32) - skin)
+
+    flush = mix(p.skin, (200, 70, 60), 0.5)
+    tint(flush, 0.35 + 0.2 * p.blush, 0.55, 0.45, 0.22, 0.22)
+    tint(flush, 0.3, 0, p.nose_length, 0.2, 0.13)
+    tint((205, 60, 80), 0.6 * p.blush, 0.62, 0.4, 0.2, 0.14)
+    tint(shade(p.skin, 0.62), 0.35, p.eye_x * 0.85, 0.0, 0.3, 0.16)
+    tint(shade(p.skin, 0.55), 0.4, 0, marks[85, 1] + 0.12, 0.2, 0.06)
+    if p.eye_shadow:
+        tint(p.shadow_colour, p.eye_shadow, p.eye_x + 0.04, -0.1, 0.25, 0.11)
+    if p.beard:
+        level = marks[76, 1] - 0.26 + 0.55 * np.clip(0.5 - x, 0, 0.1)
+        level = np.where(x > 0.55, level - (x - 0.55) * 1.5, level)
+        area = np.clip((y - level) * 9, 0, 1) * np.clip(np.cos(longitude) * 4 + 0.9, 0, 1)
+        hair = mix(p.skin, p.hair_colour, 0.95 if p.beard > 0.5 else 0.75)
+        skin += (area * p.beard)[..., None] * (np.array(hair, np.float32) - skin)
+    skin *= 1 - 0.35 * np.clip(1 + (hairline(p, longitude) - y) / 0.12, 0, 1)[..., None]
+    # Skin is smooth: half of the grid's resolution is enough.
+    half = painter.shape[1] // 2, painter.shape[0] // 2
+    skin = cv2.resize(skin.astype(np.float32), half, interpolation=cv2.INTER_CUBIC)
+    if p.texture:
+        mottle = painter.noise((20, 26), half) * 0.03
+        mottle += painter.noise((half[1] // 2, half[0] // 2), half) * 0.025
+        skin *= 1 + p.texture * mottle[..., None]
+    skin = np.clip(skin, 0, 255).astype(np.uint8)
+    cv2.resize(skin, painter.shape[::-1], dst=painter.colour)
+    spots = painter.rng.uniform([-0.75, 0.1], [0.75, 0.75], (p.freckles, 2))
+    painter.strokes(spots, spots + 0.01, shade(p.skin, 0.75), 0.022)
+
+
+def _paint_nose(painter: Painter) -> None:
+    p, marks = painter.surface.p, painter.surface.landmarks
+    dark = shade(p.skin, 0.55)
+    painter.fill(disc((0, p.nose_length + 0.13), p.nose_width * 0.9, 0.05), dark, 0.35, 0.03)
+    painter.line(spline(marks[55:60]), dark, 0.025, 0.55, 0.008)
+    for side in (-1, 1):
+        nostril = disc((side * p.nose_width * 0.5, p.nose_length + 0.075), 0.06, 0.028)
+        painter.fill(nostril, shade(p.skin, 0.28), 0.95, 0.006)
+        wing = np.array([[0.9, -0.1], [1.12, -0.04], [1.15, 0.03], [1.0, 0.07]])
+        wing = wing * [side * p.nose_width, 1] + [0, p.nose_length]
+        painter.line(spline(wing), dark, 0.025, 0.6, 0.01)
+        corner = marks[82 if side > 0 else 76]
+        fold = [[side * (p.nose_width + 0.05), p.nose_length], corner * [1.15, 1] - [0, 0.06]]
+        middle = (np.sum(fold, 0) / 2) * [1.12, 1]
+        strength = 0.1 + 0.45 * np.clip(p.smile, 0, 1)
+        painter.line(spline(np.array([fold[0], middle, fold[1]])), dark, 0.04, strength, 0.02)
+
+
+def _paint_eye(painter: Painter, side: int) -> None:
+    p, marks = painter.surface.p, painter.surface.landmarks
+    upper, lower = spline(marks[_UPPER_LIDS[side]]), spline(marks[_LOWER_LIDS[side]])
+    eye, pupil = np.vstack([upper, lower]), marks[96 + side]
+    dark = mix(shade(p.skin, 0.3), (25, 18, 16), 0.6)
+    skin = painter.colour.copy()
+    painter.fill(eye, (242, 238, 234))
+    radius = 0.47 * p.eye_width
+    painter.fill(disc(pupil, radius, radius), shade(p.iris, 0.55))
+    painter.fill(disc(pupil, radius * 0.84, radius * 0.84), p.iris)
+    painter.fill(
+        disc(pupil + np.array([0, 0.012]), radius * 0.6, radius * 0.6), shade(p.iris, 1.35), 0.6
+    )
+    painter.fill(disc(pupil, radius * 0.44, radius * 0.44), (10, 8, 8))
+    painter.line(upper + np.array([0, 0.02]), (60, 45, 45), 0.05, 0.45, 0.015)
+    # What the lids hide is skin again.
+    mask = np.zeros(painter.shape, np.uint8)
+    cv2.fillPoly(mask, [painter.fixed(eye)], 255, cv2.LINE_AA, 4)
+    low, high = painter.grid(pupil[None] - 0.3)[0], painter.grid(pupil[None] + 0.3)[0]
+    (left, top), (right, bottom) = low.astype(int), high.astype(int)
+    box = np.s_[top:bottom, left:right]
+    alpha = mask[box][..., None].astype(np.float32) / 255
+    painter.colour[box] = skin[box] + alpha * (painter.colour[box] - skin[box].astype(np.float32))
+    lash = 0.045 if p.made_up else 0.032
+    painter.line(upper, dark, lash, 0.95)
+    painter.line(lower, dark, 0.014, 0.5 if p.made_up else 0.35)
+    crease = upper * [1, 0.8] - [0, 0.055 + 0.02 * p.eyes_open]
+    painter.line(crease, shade(p.skin, 0.55), 0.02, 0.55, 0.006)
+    glint = pupil - 0.03
+    if p.eyes_open > 0.6:
+        painter.fill(disc(glint, 0.018, 0.018), (255, 255, 255), 0.9)
+
+
+def _paint_brow(painter: Painter, side: int) -> None:
+    p, marks = painter.surface.p, painter.surface.landmarks
+    curve = outline(marks, *_BROWS[side])
+    colour = mix(p.hair_colour, (30, 22, 18), 0.35)
+    painter.fill(curve, colour, p.brow_strength, 0.008)
+    if p.texture:
+        upper, lower = (marks[chain] for chain in _BROWS[side])
+        share = painter.rng.uniform(0, 1, (14, 1))
+        start = spline(upper)[painter.rng.integers(0, 20, 14)]
+        end = start + [0.05 * (2 * side - 1), 0.0] + share * (lower.mean(0) - upper.mean(0))
+        painter.strokes(start, end, mix(shade(colour, 0.7), p.skin, 0.2), 0.012)
+
+
+def _paint_mouth(painter: Painter) -> None:
+    p, marks = painter.surface.p, painter.surface.landmarks
+    lips, inner = outline(marks, *_OUTER_LIP), outline(marks, *_INNER_LIP)
+    painter.fill(lips, p.lip_colour, 1.0 if p.lipstick else 0.85, 0.004)
+    upper = np.vstack([spline(marks[76:83]), spline(marks[[92, 91, 90, 89, 88]])])
+    painter.fill(upper, shade(p.lip_colour, 0.75), 0.6)
+    shine = marks[85] * [1, 0.5] + marks[94] * [0, 0.5]
+    painter.fill(
+        disc(shine, p.mouth_width * 0.3, 0.02), mix(p.lip_colour, (255,) * 3, 0.5), 0.5, 0.02
+    )
+    gap = marks[94, 1] - marks[90, 1]
+    if gap > 0.03:
+        painter.fill(inner, (52, 18, 20))
+        if gap > 0.16:
+            tongue = disc(marks[94] - [0, 0.12 * gap], p.mouth_width * 0.5, gap * 0.32)
+            painter.fill(tongue, (175, 75, 80), 0.9, 0.01)
+        # Upper teeth follow the upper lip.
+        edge = spline(marks[88:93]) * [0.86, 1]
+        depth = min(0.6 * gap, 0.11) * (1 - (np.linspace(-1, 1, len(edge)) ** 2) ** 2)
+        teeth = np.vstack([edge, (edge + np.stack([0 * depth, depth], 1))[::-1]])
+        painter.fill(teeth, (236, 230, 220))
+        painter.line(spline(marks[[92, 93, 94, 95, 88]]), shade(p.lip_colour, 0.8), 0.02)
+    middle = (marks[[88, 89, 90, 91, 92]] + marks[[88, 95, 94, 93, 92]]) / 2
+    if gap <= 0.03:
+        painter.line(spline(middle), shade(p.lip_colour, 0.3), 0.022, 0.9)
+    for corner in (76, 82):
+        painter.fill(disc(marks[corner], 0.03, 0.03), shade(p.skin, 0.5), 0.5, 0.02)
+
+
+def _paint_scarf(painter: Painter) -> None:
+    p, (h, w) = painter.surface.p, painter.shape
+    if not p.scarf:
+        return
+    y = np.where(grid_sine(h) > 0, painter.surface.bottom, p.crown) * grid_sine(h)
+    sag = 0.1 * np.sin(grid_longitude(w)) ** 2 - 0.12 * np.exp(-((grid_longitude(w) / 0.3) ** 2))
+    inside = y[:, None] > (1.0 - p.scarf) + 0.42 + sag[None]
+    cloth = np.array(p.scarf_colour, np.float32) * np.ones((h, w, 1), np.float32)
+    cloth *= (1 + 0.12 * np.sin(y * 34) * (p.texture > 0))[:, None, None].astype(np.float32)
+    painter.colour[inside] = np.clip(cloth[inside], 0, 255)
+    painter.cover[inside] = 1

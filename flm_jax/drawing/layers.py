@@ -1,0 +1,130 @@
+"""The surfaces that a head is put together from: the skull, ears, neck, long hair and glasses."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray
+
+from flm_jax.drawing.hair import hair_amount, hair_paint
+from flm_jax.drawing.painter import Painter
+from flm_jax.drawing.parameters import HeadParameters, mix
+from flm_jax.drawing.surface import grid_longitude, grid_sine, rotation
+
+_COARSE_SHAPE = (104, 128)  # rows (latitudes), columns (longitudes) of the shaped grid
+
+
+class Layer(NamedTuple):
+    """A surface to splat.
+
+    Attributes:
+        points: f32[r, c, 3], a coarse grid of the surface in the viewer's frame.
+        colour: u8[h, w, 3], the paint on a dense grid of the same surface.
+        mask: bool[h, w], where the surface exists.
+        two_sided: whether its back is seen.
+        shine: strength of the highlight.
+    """
+
+    points: Float[ndarray, "r c 3"]
+    colour: UInt8[ndarray, "h w 3"]
+    mask: Bool[ndarray, "h w"] | None = None
+    two_sided: bool = False
+    shine: float = 0.12
+
+
+def head_layer(painter: Painter, turn: ndarray) -> Layer:
+    """The painted head, thicker where hair or a scarf lies on it."""
+    surface, p = painter.surface, painter.surface.p
+    rows, columns = _COARSE_SHAPE
+    longitude, sine = grid_longitude(columns)[None], grid_sine(rows)[:, None]
+    points = surface.base(longitude, sine)
+    outwards = points * [1, 0.9, 0.8]
+    outwards /= np.linalg.norm(outwards, axis=-1, keepdims=True)
+    lifted = surface.raise_relief(points, np.broadcast_to(longitude, points.shape[:2]))
+    thickness = p.hair_thickness * hair_amount(p, longitude, sine, 0.3)
+    # Samples would spread too far apart on a steep step.
+    thickness = cv2.GaussianBlur(thickness, (0, 0), 3.0)
+    if p.scarf:
+        y = points[..., 1]
+        thickness = thickness + 0.09 * np.clip((y - (1.4 - p.scarf)) / 0.12, 0, 1)
+    return Layer((lifted + outwards * thickness[..., None]) @ turn.T, painter.colour)
+
+
+def ear_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
+    """Two flat ellipsoids beside the head, dark in their hollows; `unit`: samples in a unit."""
+    n = max(24, int(unit * 0.75))
+    a, b = np.meshgrid(np.linspace(0, np.pi, 24), np.linspace(-np.pi, np.pi, 32), indexing="ij")
+    local = np.stack([0.08 * np.sin(a) * np.cos(b), -np.cos(a), np.sin(a) * np.sin(b)], -1)
+    a = np.linspace(0, np.pi, n)[:, None]
+    b = np.linspace(-np.pi, np.pi, int(1.4 * n))[None]
+    y, z = -np.cos(a), np.sin(a) * np.sin(b)
+    hollow = np.exp(-(((z - 0.15) / 0.45) ** 2) - ((y - 0.02) / 0.6) ** 2) > 0.6
+    layers = []
+    for side in (-1, 1):
+        placed = local * [1, 0.3, 0.19]
+        placed[..., 1] -= 0.25 * placed[..., 2]
+        placed = placed @ rotation(-24.0 * side, 0.0, 6.0 * side).T
+        placed += [side * 1.03, 0.2, -0.2]
+        colour = np.where(hollow[..., None], 0.62, 0.95) * mix(p.skin, (200, 80, 70), 0.15)
+        layers.append(Layer(placed @ turn.T, colour.astype(np.uint8)))
+    return layers
+
+
+def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
+    """The neck, which turns with the head at its top and with the body below."""
+    t = np.linspace(0, 1, 24)[:, None]
+    around = np.linspace(-2, 2, 40)[None]
+    radius = 0.55 + 0.24 * t**3
+    x, z = radius * np.sin(around), radius * np.cos(around) - 0.3
+    y = 0.55 + t * (1.45 + 0.2 * np.cos(around))
+    points = np.stack(np.broadcast_arrays(x, y, z), -1)
+    blend = np.clip(t * 1.3, 0, 1)[..., None]
+    points = (points @ turn.T) * (1 - blend) + (points @ body.T) * blend
+    down = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None, None]
+    # The chin keeps the light off the neck.
+    shade = 0.45 + 0.5 * np.clip((down - 0.45) / 0.5, 0, 1)
+    colour = shade * np.array(p.skin, np.float32) * np.ones((1, shape[1], 1), np.float32)
+    return Layer(points, colour.astype(np.uint8), shine=0.0)
+
+
+def long_hair_layer(p: HeadParameters, turn, body, shape, rng: np.random.Generator) -> Layer:
+    """A curtain behind the face, which turns with the head at its top and hangs from there."""
+    t = np.linspace(0, 1, 32)[:, None]
+    around = np.linspace(np.radians(62), np.radians(298), 64)[None]
+    y = -0.75 + t * (p.hair_length + 0.75)
+    wide = np.interp(t, [0, 0.3, 0.6, 1], [0.55, 1.13, 1.15, 1.0]) + 0.3 * p.hair_thickness
+    deep = np.interp(t, [0, 0.3, 1], [0.6, 1.2, 0.9])
+    wave = 0.04 * np.sin(7 * t + p.seed % 7) * (p.texture > 0)
+    points = np.stack(
+        np.broadcast_arrays((wide + wave) * np.sin(around), y, deep * np.cos(around) - 0.2), -1
+    )
+    blend = np.clip((t - 0.45) * 1.5, 0, 0.8)[..., None]
+    points = (points @ turn.T) * (1 - blend) + (points @ body.T) * blend
+    colour = hair_paint(p, shape, rng)
+    return Layer(points, colour, two_sided=True)
+
+
+def glasses_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
+    """The front, with dark lenses or none, and two arms; `unit`: samples in a unit."""
+    h, w = int(unit * 0.9), int(unit * 2.6)
+    x, y = np.meshgrid(np.linspace(-1.03, 1.03, 48), np.linspace(-0.34, 0.34, 16))
+    points = np.stack([x, y, 1.17 - 0.22 * np.abs(x) ** 2.4], -1)
+    gx = np.abs(np.linspace(-1.03, 1.03, w))[None]
+    gy = np.linspace(-0.34, 0.34, h)[:, None]
+    radius = ((np.abs(gx - 0.45) / 0.36) ** 3 + (np.abs(gy - 0.02) / 0.25) ** 3) ** (1 / 3)
+    bridge = (gx < 0.14) & (np.abs(gy + 0.06) < 0.025)
+    hinge = (gx > 0.78) & (np.abs(gy + 0.1) < 0.03)
+    rim = (radius < 1.0) & (radius > (0.9 if p.glasses == "frame" else 0.93))
+    mask = rim | bridge | hinge
+    if p.glasses == "dark":
+        mask |= radius < 1
+    colour = np.full((h, w, 3), 28, np.uint8)
+    colour[rim | bridge | hinge] = (60, 40, 30) if p.seed % 2 else (25, 25, 28)
+    arm_y, arm_z = np.meshgrid([-0.14, -0.06], np.linspace(-0.35, 0.98, 16), indexing="ij")
+    layers = [Layer(points @ turn.T, colour, mask, True, 0.5)]
+    for side in (-1, 1):
+        arm = np.stack([side * (1.03 + 0 * arm_z), arm_y, arm_z], -1)
+        arm_colour = np.full((max(4, int(0.14 * unit)), int(1.8 * unit), 3), 30, np.uint8)
+        layers.append(Layer(arm @ turn.T, arm_colour, None, True))
+    return layers

@@ -1,0 +1,180 @@
+"""Renders a head: lights its layers and splats their samples onto a tile, the nearest in front."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8, UInt16
+from numpy import ndarray
+
+from flm_jax.drawing.features import paint
+from flm_jax.drawing.layers import (
+    Layer,
+    ear_layers,
+    glasses_layers,
+    head_layer,
+    long_hair_layer,
+    neck_layer,
+)
+from flm_jax.drawing.painter import Painter
+from flm_jax.drawing.parameters import HeadParameters, Light, Number
+from flm_jax.drawing.surface import (
+    LINEAR_SHARE,
+    Surface,
+    contour_angles,
+    landmarks_in_space,
+    project,
+    rotation,
+)
+
+
+class Head(NamedTuple):
+    """A drawn head.
+
+    Attributes:
+        tile: u8[h, w, 4], RGB premultiplied by the alpha that follows it.
+        landmarks: f32[98, 2], pixels of the tile; (0, 0) is the centre of its top-left pixel.
+        covered: bool[98], landmarks under glasses, a scarf or hair.
+        unit: pixels in half a head's width.
+        neck: f32[2], where the neck enters the clothes, pixels of the tile.
+    """
+
+    tile: UInt8[ndarray, "h w 4"]
+    landmarks: Float[ndarray, "98 2"]
+    covered: Bool[ndarray, "98"]
+    unit: float
+    neck: Float[ndarray, "2"]
+
+
+def _light_up(layer: Layer, light: Light) -> tuple[ndarray, ndarray, ndarray]:
+    """How much the surface faces the viewer, its brightness and its highlight; f32[r, c] each."""
+    points = layer.points.astype(np.float32)
+    (ax, ay, az), (dx, dy, dz) = (np.moveaxis(np.gradient(points, axis=a), -1, 0) for a in (1, 0))
+    normal = np.stack([ay * dz - az * dy, az * dx - ax * dz, ax * dy - ay * dx], -1)
+    normal /= np.sqrt((normal**2).sum(-1, keepdims=True)) + 1e-9
+    facing = normal[..., 2].copy()
+    if layer.two_sided:
+        normal[facing < 0] *= -1
+    lamp = np.array(light.direction, np.float32) / np.float32(np.linalg.norm(light.direction))
+    halfway = (lamp + np.array([0, 0, 1], np.float32)) / np.linalg.norm(
+        lamp + np.array([0, 0, 1], np.float32)
+    )
+    brightness = light.ambient * (0.85 - 0.15 * normal[..., 1])
+    brightness = brightness + light.diffuse * np.maximum(normal @ lamp, 0)
+    shine = 255 * layer.shine * light.diffuse * np.maximum(normal @ halfway, 0) ** 18
+    return facing, brightness.astype(np.float32), shine.astype(np.float32)
+
+
+def _splat(
+    layers: list[Layer],
+    light: Light,
+    unit: float,
+    origin: Float[ndarray, "2"],
+    size: tuple[int, int],
+) -> Float[ndarray, "h w 4"]:
+    """The picture, premultiplied by its alpha: each pixel takes the nearest sample of any layer."""
+    height, width = size
+    pixels, samples, depths, lights, start = [], [], [], [], 0
+    for layer in layers:
+        facing, *lit = _light_up(layer, light)
+        place = np.clip(project(layer.points) * unit + origin + 0.5, 0, [width - 0.5, height - 0.5])
+        shape = layer.colour.shape[1::-1]
+        x, y, z = (
+            cv2.resize(np.float32(a), shape)
+            for a in (place[..., 0], place[..., 1], (layer.points[..., 2] + 3) * 10000)
+        )
+        seen = layer.mask if layer.mask is not None else np.ones(x.shape, bool)
+        if not layer.two_sided:
+            seen = seen & (cv2.resize(facing, shape) > -0.03)
+        chosen = np.flatnonzero(seen)
+        pixels.append((y.astype(np.int32) * width + x.astype(np.int32)).ravel()[chosen])
+        depths.append(z.astype(np.uint16).ravel())
+        samples.append(chosen + start)
+        lights.append(cv2.resize(np.dstack(lit), shape).reshape(-1, 2))
+        start += x.size
+    depth, light_at = np.concatenate(depths), np.concatenate(lights)
+    pixel, sample = np.concatenate(pixels), np.concatenate(samples).astype(np.int32)
+    # Nearest last: of the samples in a pixel the last one stays. 16 bits sort in linear time.
+    order = np.argsort(depth[sample], kind="stable")
+    index = np.full(height * width, -1, np.int32)
+    index[pixel[order]] = sample[order]
+    index = _close_holes(index.reshape(size), depth)
+    filled = index >= 0
+    sample = index[filled]
+    colour = np.concatenate([layer.colour.reshape(-1, 3) for layer in layers])[sample]
+    picture = np.zeros((height, width, 4), np.float32)
+    values = np.full((len(sample), 4), 255, np.float32)
+    values[:, :3] = colour * light_at[sample, :1] + light_at[sample, 1:]
+    picture[filled] = np.minimum(values, 255)
+    return picture
+
+
+def _close_holes(index: Int[ndarray, "h w"], depth: UInt16[ndarray, " n"]) -> Int[ndarray, "h w"]:
+    """Gives pixels that are empty, or far behind both their neighbours, a neighbour's sample."""
+    image = np.where(index >= 0, depth[index], np.uint16(0))
+    for before, after in ((np.s_[1:-1, :-2], np.s_[1:-1, 2:]), (np.s_[:-2, 1:-1], np.s_[2:, 1:-1])):
+        middle = np.s_[1:-1, 1:-1]
+        # A difference of 600 is 0.06 units of depth.
+        hole = np.flatnonzero(
+            np.minimum(image[before], image[after]) > image[middle] + np.uint16(600)
+        )
+        index[middle].flat[hole] = index[before].ravel()[hole]
+        image[middle].flat[hole] = image[before].ravel()[hole]
+    return index
+
+
+def _is_covered(painter: Painter) -> Bool[ndarray, "98"]:
+    """Landmarks under painted hair, a scarf or dark glasses."""
+    p, xy = painter.surface.p, painter.surface.landmarks
+    cells = painter.grid(xy)
+    cells[:33] = painter.cells(*contour_angles(painter.surface))
+    column, row = np.rint(cells).astype(int).T
+    covered = painter.cover[row, np.clip(column, 0, painter.shape[1] - 1)] > 0
+    if p.glasses == "dark":
+        x, y = np.abs(xy[:, 0]), xy[:, 1]
+        lens = (np.abs(x - 0.45) / 0.36) ** 3 + (np.abs(y - 0.02) / 0.25) ** 3 < 1
+        covered[33:] |= lens[33:]
+    return covered
+
+
+def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.5) -> Head:
+    """Draws a head; its leftmost and its rightmost landmark lie `width_px` apart."""
+    rng = np.random.default_rng(p.seed)
+    surface = Surface(p)
+    turn = rotation(p.yaw, p.pitch, p.roll)
+    body = rotation(0.35 * p.yaw, 0.0, 0.25 * p.roll)
+    marks = project(landmarks_in_space(surface, turn))
+    final_unit = width_px / np.ptp(marks[:, 0])
+    unit = float(np.clip(oversampling * final_unit, 60, 115))
+
+    density = 1.15 * unit  # samples in a unit, a little more than pixels
+    shape = round(1.5 * np.pi * density), round(2 * LINEAR_SHARE * np.pi * density)
+    painter = paint(surface, shape, rng)
+    layers = [head_layer(painter, turn)]
+    side = (round(1.7 * density), round(3.0 * density))
+    layers.append(neck_layer(p, turn, body, side))
+    if p.hair == "long":
+        side = (round((p.hair_length + 0.9) * density), round(5.0 * density))
+        layers.append(long_hair_layer(p, turn, body, side, rng))
+    else:
+        layers += ear_layers(p, turn, density)
+    if p.glasses != "none":
+        layers += glasses_layers(p, turn, density)
+
+    # The final tile and the fine one cover the same square, edge on edge.
+    low, high = np.array([-2.0, -2.15]), np.array([2.0, 2.45])
+    final = np.ceil((high - low) * final_unit).astype(int)
+    fine = np.round(final * unit / final_unit).astype(int)
+    scale = fine / final
+    origin = -low * unit - 0.5
+    picture = _splat(layers, p.light, unit, origin, (int(fine[1]), int(fine[0])))
+    tile = cv2.resize(picture, final.tolist(), interpolation=cv2.INTER_AREA)
+    landmarks = (marks * unit + origin + 0.5) / scale - 0.5
+    neck = (project(np.array([0, 1.9, -0.3]) @ body.T) * unit + origin + 0.5) / scale - 0.5
+    return Head(
+        np.round(tile).astype(np.uint8),
+        landmarks.astype(np.float32),
+        _is_covered(painter),
+        unit / float(scale[0]),
+        neck.astype(np.float32),
+    )

@@ -1,0 +1,42 @@
+"""Landmarks, box and axes painted on a picture. OpenCV, on the host."""
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from flm_jax.inference import head_pose
+from flm_jax.inference.outputs import Face
+from flm_jax.landmarks import PARTS
+
+_SHIFT = 4  # OpenCV draws at sixteenths of a pixel.
+_WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
+# BGR of the axes to the picture's right, down, and out of the face.
+_AXES = ((60, 60, 255), (80, 220, 80), (255, 160, 60))
+
+
+def draw_face(image: UInt8[ndarray, "h w 3"], face: Face) -> None:
+    """Paints a face's box, points coloured by face part, and axes on a BGR picture, in place."""
+    side = np.sqrt(np.prod(np.ptp(face.landmarks, axis=0)))
+    radius, width = max(1.0, side / 110), max(1, round(side / 150))
+    low, high = _fixed(face.box[:2]), _fixed(face.box[2:])
+    cv2.rectangle(image, low, high, _WHITE, width, cv2.LINE_AA, _SHIFT)
+    for part in PARTS:
+        red, green, blue = (255 * value for value in part.colour)
+        for point in face.landmarks[list(part.indices)]:
+            centre = _fixed(point)
+            for size, colour in ((1.35 * radius, _BLACK), (radius, (blue, green, red))):
+                fixed = round(size * 2**_SHIFT)
+                cv2.circle(image, centre, fixed, colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+    axes = head_pose.pose_axes(face.landmarks)
+    if axes is None:
+        return
+    origin, *ends = axes
+    for end, colour in zip(ends, _AXES, strict=True):
+        cv2.line(image, _fixed(origin), _fixed(end), colour, 2 * width, cv2.LINE_AA, _SHIFT)
+
+
+def _fixed(point):
+    # Far outside of any picture OpenCV's integers would overflow.
+    x, y = np.round(np.clip(point, -1e5, 1e5) * 2**_SHIFT).astype(int).tolist()
+    return x, y

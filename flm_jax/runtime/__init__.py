@@ -1,0 +1,1 @@
+"""Checkpoints, signals, processes and the work folder."""

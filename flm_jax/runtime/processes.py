@@ -1,0 +1,129 @@
+"""Several processes that train or evaluate as one; the first one writes."""
+
+import collections
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from flm_jax.errors import InputError
+from flm_jax.training.step import pmap_max
+
+# As far as the devices may be behind the training's loop.
+_STEPS_AHEAD = 2
+
+
+def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the run's other processes, before anything is computed.
+
+    Args:
+        coordinator: host:port of the first process, the same for all. None: what Slurm, Open MPI or
+            a TPU says of itself, and one process where there is none of them.
+        num_processes: how many there are.
+        process_id: which one this is, from 0.
+
+    Raises:
+        InputError: the three are not given together, or the others could not be reached.
+    """
+    given = (coordinator, num_processes, process_id)
+    if None in given and given != (None, None, None):
+        raise InputError("--coordinator, --num_processes and --process_id are given together")
+    # A signal is for signals.py, which can save before the first step is taken on all.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        if coordinator is not None or "coordinator_address should be defined" not in str(error):
+            raise InputError(
+                f"--coordinator={coordinator}: the {num_processes} processes did not come "
+                f"together: {str(error).splitlines()[0]}"
+            ) from None
+
+
+def is_first() -> bool:
+    """Whether this process writes the files and prints."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints a line, once for all processes."""
+    if is_first():
+        print(text, flush=True)
+
+
+@contextlib.contextmanager
+def first_alone() -> Iterator[None]:
+    """Lets the first process through, and the others when it is done."""
+    if jax.process_count() == 1:
+        yield
+        return
+    if not is_first():
+        multihost_utils.sync_global_devices("first alone")
+    yield
+    if is_first():
+        multihost_utils.sync_global_devices("first alone")
+
+
+class StopAgreement:
+    """Whether to stop: the same answer at the same place on all processes, wherever a signal came.
+
+    While steps are in flight the question travels with them: on the CPU, two programs that talk to
+    other processes at a time would wait for each other.
+
+    Args:
+        received: the list of `collect_signals`.
+    """
+
+    def __init__(self, received: list[int]):
+        self._received = received
+        self._agreed = 0
+        self._several = jax.process_count() > 1
+        self._largest = pmap_max()
+        self._pending: collections.deque = collections.deque()
+
+    def ask_with(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The batch of a step, with the question."""
+        if not self._several:
+            return batch
+        return {**batch, "stop": np.full(len(batch["mask"]), self._own(), np.int32)}
+
+    def hear(self, scalars: dict[str, jax.Array]) -> None:
+        """Takes the answer out of a step's scalars, and reads that of a step that is done."""
+        if self._several:
+            self._pending.append(scalars.pop("stop"))
+            if len(self._pending) > _STEPS_AHEAD:
+                self._read()
+
+    def heard(self) -> int:
+        """The signal that all processes know of, or 0."""
+        return self._agreed if self._several else self._own()
+
+    def settle(self) -> int:
+        """The signal, or 0, where no step is in flight."""
+        if not self._several:
+            return self._own()
+        while self._pending:
+            self._read()
+        numbers = np.full(jax.local_device_count(), self._own(), np.int32)
+        self._agreed = self._agreed or int(self._largest(numbers))
+        return self._agreed
+
+    def _read(self):
+        number = int(self._pending.popleft())
+        self._agreed = self._agreed or number
+
+    def _own(self):
+        return self._received[0] if self._received else 0
+
+
+def leave(code: int) -> None:
+    """Ends this process now, where the others would wait for it; they notice and end too."""
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Losses, optimiser, state and the training step."""

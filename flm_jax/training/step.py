@@ -1,0 +1,253 @@
+"""One update and one evaluation, as pure functions, and their mapping over the devices.
+
+A batch is a dict of image f32[b, s, s, 3], landmarks f32[b, 98, 2] (pixels of the image) and mask
+f32[b] (1 = a face, 0 = padding); for evaluation, of index i32[b] and image_from_crop f32[b, 2, 3]
+too. All sums run over the mapped axis `AXIS`, so that N devices compute what one would on the whole
+batch.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from flm_jax.errors import InputError
+from flm_jax.training.losses import FaceLoss
+from flm_jax.training.state import TrainState
+
+AXIS = "batch"
+
+Batch = dict[str, Array]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    face_loss: FaceLoss,
+    schedule: optax.Schedule,
+    average_decay: float = 0.0,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One update by the mean loss over the faces of the global batch.
+
+    Where the state keeps averages, they follow by `average_decay`.
+
+    Returns:
+        The next state, and the same on all devices: `loss` before the update, `gradient_norm` and
+        `learning_rate`.
+    """
+
+    def loss_sum(params):
+        predictions, updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
+        )
+        losses = face_loss(predictions, batch["landmarks"])
+        return (losses * batch["mask"]).sum(), updated["batch_stats"]
+
+    (loss, batch_stats), gradients = jax.value_and_grad(loss_sum, has_aux=True)(state.params)
+    # Sums over faces and devices, divided once: a mean of means would weigh the faces unequally.
+    loss, gradients, count = jax.lax.psum((loss, gradients, batch["mask"].sum()), AXIS)
+    gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
+
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    scalars = {
+        "loss": loss / count,
+        "gradient_norm": optax.tree.norm(gradients),
+        "learning_rate": jnp.asarray(schedule(state.step)),
+    }
+    state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        average=state.average,
+    )
+    return _update_average(state, average_decay), scalars
+
+
+def _update_average(state: TrainState, decay: float) -> TrainState:
+    if not state.average:
+        return state
+    # A shorter memory at first, as TensorFlow's ExponentialMovingAverage has it with `num_updates`:
+    # the random start would weigh on the average for 1 / (1 - decay) steps.
+    kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    average = jax.tree.map(
+        lambda mean, value: value + kept.astype(value.dtype) * (mean - value),
+        state.average,
+        state.variables,
+    )
+    return dataclasses.replace(state, average=average)
+
+
+def eval_step(
+    variables: dict[str, Any], batch: Batch, *, model: nn.Module, face_loss: FaceLoss
+) -> dict[str, Array]:
+    """Predictions for the global batch, gathered on every device in the batch's order.
+
+    Args:
+        variables: what the model takes.
+        batch: a device's share.
+        model: images -> landmarks, perhaps with batch norm folded.
+        face_loss: predictions and landmarks -> f32[b/d].
+
+    Returns:
+        `landmarks` f32[d, b/d, 98, 2] in pixels of the images, `scale` f32[d, b/d, 98] of their
+        errors where the network predicts it, and `loss` f32[d, b/d], for the d devices, beside
+        `index`, `mask` and `image_from_crop` as they came.
+    """
+    predictions: Any = model.apply(variables, batch["image"], train=False)
+    output = {
+        "landmarks": predictions[..., :2],
+        "loss": face_loss(predictions, batch["landmarks"]),
+        **{name: batch[name] for name in ("index", "mask", "image_from_crop")},
+    }
+    if predictions.shape[-1] == 3:
+        output["scale"] = predictions[..., 2]
+    return jax.lax.all_gather(output, AXIS)
+
+
+def pmap_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    face_loss: FaceLoss,
+    schedule: optax.Schedule,
+    average_decay: float = 0.0,
+    *,
+    skip_non_finite: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """`train_step` on all devices, or on some; the state is donated. Batches are `[d, b/d, ...]`.
+
+    With `skip_non_finite`, a step whose loss or gradient is not finite changes the step alone.
+    """
+    step = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        face_loss=face_loss,
+        schedule=schedule,
+        average_decay=average_decay,
+    )
+    if skip_non_finite:
+        step = _skip_non_finite(step)
+    if jax.process_count() > 1:
+        step = _with_stop(step)
+    return _pmap(step, _CPU_TRAINING, out_axes=(None, None), donate_argnums=0, devices=devices)
+
+
+def _with_stop(step):
+    """Of several processes: the largest of `stop` i32[b] in their batches becomes a scalar."""
+
+    def asking(state, batch):
+        new, scalars = step(state, batch)
+        return new, {**scalars, "stop": jax.lax.pmax(batch["stop"].max(), AXIS)}
+
+    return asking
+
+
+def _skip_non_finite(step):
+    def guarded(state, batch):
+        new, scalars = step(state, batch)
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        return kept.replace(step=new.step), scalars
+
+    return guarded
+
+
+def pmap_eval_step(
+    model: nn.Module, face_loss: FaceLoss
+) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
+    """`eval_step` on all devices. Batches are `[d, b/d, ...]`."""
+    step = partial(eval_step, model=model, face_loss=face_loss)
+    return _pmap(step, _CPU_EVALUATION, out_axes=None)
+
+
+def pmap_max() -> Callable[[Any], Array]:
+    """The largest number of all devices of all processes. Takes `[d]`, one for each device here."""
+    return jax.pmap(partial(jax.lax.pmax, axis_name=AXIS), axis_name=AXIS, out_axes=None)
+
+
+def _pmap(step, cpu_options, out_axes, donate_argnums=(), devices=None):
+    """`jax.pmap` over the batch, with the compiler's options on a CPU."""
+    mapped = jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=out_axes,
+        donate_argnums=donate_argnums,
+        devices=devices,
+    )
+    if jax.default_backend() != "cpu" or jax.process_count() > 1:
+        return mapped
+    options = _known(cpu_options)
+    return jax.jit(mapped, donate_argnums=donate_argnums, compiler_options=options)
+
+
+# XLA's CPU back end leaves reductions to YNNPACK only when told so: ResNet-50's train step is 1.4
+# times as fast. Elementwise operations stay with XLA, which fuses more of them: YNNPACK would keep
+# the arrays between them, twice as much memory in all.
+_CPU_TRAINING = {
+    "xla_cpu_experimental_ynn_fusion_type": (
+        "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    )
+}
+
+# YNNPACK gets nothing here: with a reduction it would take the convolutions before it too, and its
+# own are slower than XLA's, or than oneDNN's, where XLA_FLAGS ask for those (README).
+_CPU_EVALUATION = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def _known(options):
+    """The options, if this XLA has them all: they come and go with its versions."""
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
+
+
+def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
+    """How the mapped steps hold the state: whole, on every device, of all or of those given.
+
+    A state that comes in otherwise is moved, and costs the train step a second compilation.
+    """
+    return NamedSharding(Mesh(np.array(devices or jax.devices()), (AXIS,)), PartitionSpec())
+
+
+def split_over_devices(batch: dict[str, Any], num_devices: int) -> dict[str, Any]:
+    """This process's batch `[b, ...]` as `[d, b/d, ...]`, without a copy."""
+    return {
+        name: values.reshape(num_devices, -1, *values.shape[1:]) for name, values in batch.items()
+    }
+
+
+def put_on_devices(batch: dict[str, Any], devices: Sequence[jax.Device] | None = None) -> Batch:
+    """This process's batch `[b, ...]` on its devices, or those given, as `[d, b/d, ...]`; copies
+    meanwhile."""
+    devices = devices or jax.local_devices()
+    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    return jax.device_put(split_over_devices(batch, len(devices)), sharding)
+
+
+def check_batch_size(batch_size: int, num_devices: int) -> None:
+    """Raises InputError unless the devices divide the batch."""
+    if batch_size % num_devices or batch_size < 1:
+        nearest = max(1, round(batch_size / num_devices)) * num_devices
+        raise InputError(
+            f"batch_size={batch_size} does not divide over {num_devices} devices; "
+            f"--config.batch_size={nearest} does"
+        )

@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_schema import change
+from test_weights_io import safetensors_bytes
+
+from configs import (
+    wflw_resnet50,
+)
+from flm_jax.config import build, schema
+from flm_jax.errors import InputError
+from flm_jax.models import pretrained
+from flm_jax.training.state import create_train_state
+
+
+@pytest.fixture
+def config():
+    return wflw_resnet50.get_config()
+
+
+@pytest.mark.parametrize(
+    ("key", "build"),
+    [
+        ("model.backbone.widht", build.build_model),
+        ("loss.widht", build.build_face_loss),
+        ("optimizer.widht", lambda config: build.build_optimizer(config, lambda step: 1.0)),
+        ("schedule.widht", lambda config: build.build_schedule(config, 10)),
+        ("data.drawn.widht", schema.check),
+        ("data.crop.widht", schema.check),
+    ],
+)
+def test_an_unknown_key_of_a_section_is_named(config, key, build):
+    section = key.removesuffix(".widht")
+    with pytest.raises(InputError, match=rf"config\.{section}: .*'widht'"):
+        build(change(config, key, 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "build"),
+    [
+        ("loss.image_size", build.build_face_loss),
+        ("schedule.num_steps", lambda config: build.build_schedule(config, 10)),
+        ("optimizer.schedule", lambda config: build.build_optimizer(config, lambda step: 1.0)),
+        ("model.backbone.axis_name", build.build_model),
+    ],
+)
+def test_a_section_can_not_set_what_the_program_does(config, key, build):
+    section, _, name = key.rpartition(".")
+    with pytest.raises(InputError, match=rf"config\.{section} has unknown keys \['{name}'\]"):
+        build(change(config, key, 3))
+
+
+def test_the_reader_gets_the_settings_of_the_config(config, train_records, monkeypatch):
+    seen = []
+
+    def remember(*_, **settings):
+        seen.append(settings)
+        return (batch for batch in ())
+
+    monkeypatch.setattr(build.input_pipeline, "batches", remember)
+    config = change(config, "data.num_workers", 3)
+    config.batch_size = 8
+    config.data.augmentation.mirror.probability = 0.5
+    build.training_batches(config, train_records, 5)
+    build.evaluation_batches(config, train_records, box="landmarks")
+    assert [(each["num_workers"], each["box"]) for each in seen] == [
+        (3, "rectangle"),
+        (0, "landmarks"),
+    ]
+    assert seen[0]["start"] == 5
+    assert seen[0]["augmentation"] == config.data.augmentation.to_dict()
+    assert "augmentation" not in seen[1]
+    config.data.augmentation.mirror.probability = 0.0  # As all others: nothing is random.
+    build.training_batches(config, train_records, 5)
+    assert seen[2]["augmentation"] is None
+
+
+def test_a_crop_of_no_size_names_the_face(config, train_records):
+    config.batch_size = 8
+    sides = [(record.box[2:] - record.box[:2]).min() for record in train_records]
+    least, second = sorted(sides)[:2]
+    narrow = train_records[int(np.argmin(sides))]
+    for margin, line in ((-(least + second) / 4, narrow.line), (-1000.0, 1)):
+        changed = change(config, "data.crop.margin", float(margin))
+        with pytest.raises(InputError, match=rf"txt:{line}: .*data.crop=.* leaves no crop"):
+            build.training_batches(changed, train_records, 0)
+
+
+def test_the_head_starts_at_the_mean_shape_of_the_training_faces(config, train_records):
+    config = change(config, "model.mean_shape", True)
+    given = build.starting_values(config, build.build_model(config), train_records)
+    shapes = []
+    for record in train_records:
+        low, high = record.box[:2] - 10, record.box[2:] + 10
+        shapes.append((record.landmarks - low) / (high - low) * 224 - 0.5)
+    expected = np.mean(shapes, axis=0)
+    np.testing.assert_allclose(given["params"]["head"]["bias"].reshape(98, 2), expected, atol=1e-3)
+    assert given.keys() == {"params"}
+
+
+def test_a_pretrained_backbone_is_where_training_starts(config, train_records, tmp_path):
+    config.model.backbone.update({"stage_sizes": (1, 1), "width": 4})
+    config.data.image_size = 32
+    config.model.pretrained = str(tmp_path / "weights.safetensors")
+    model = build.build_model(config)
+    fresh = model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), train=False)
+    backbone = {name: fresh[name]["backbone"] for name in ("params", "batch_stats")}
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(backbone)[0]:
+        values = np.asarray(leaf)
+        values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
+        tensors[pretrained.torch_name([key.key for key in path])] = np.ascontiguousarray(values + 1)
+    (tmp_path / "weights.safetensors").write_bytes(safetensors_bytes(tensors))
+    given = build.starting_values(config, model, train_records)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b + 1),
+        {name: given[name]["backbone"] for name in backbone},
+        backbone,
+    )
+    assert "head" not in given["params"]
+    # What the program trains starts there too.
+    adam = build.build_optimizer(config, lambda step: 1e-3)
+    state = create_train_state(model, adam, jax.random.key(0), 32, given=given)
+    np.testing.assert_array_equal(
+        state.params["backbone"]["conv1"]["kernel"], given["params"]["backbone"]["conv1"]["kernel"]
+    )
+
+
+def test_pretrained_weights_that_are_not_there_are_named(config, train_records):
+    config.model.pretrained = "gone.safetensors"
+    with pytest.raises(InputError, match="model.pretrained=gone.safetensors: no such file"):
+        build.starting_values(config, build.build_model(config), train_records)

@@ -1,0 +1,134 @@
+"""Which configs are accepted, and which changes of them."""
+
+import copy
+
+import pytest
+
+from configs import (
+    demo,
+    ladder,
+    wflw_resnet18_128px,
+    wflw_resnet50,
+    wflw_resnet50_48px,
+    wflw_resnet50_strong,
+)
+from flm_jax.config import schema
+from flm_jax.errors import InputError
+
+
+@pytest.fixture
+def config():
+    return wflw_resnet50.get_config()
+
+
+def change(config, key, value):
+    config = copy.deepcopy(config)
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value})
+    return config
+
+
+def test_the_shipped_configs_are_accepted(config):
+    schema.check(config)
+    for module in (demo, wflw_resnet50_strong, wflw_resnet50_48px, wflw_resnet18_128px):
+        schema.check(module.get_config())
+    for rung in ladder.CHANGES:
+        schema.check(ladder.get_config(rung))
+    assert ladder.get_config("seed").loss == config.loss
+
+
+def test_an_unknown_rung_is_an_error_that_names_the_others():
+    with pytest.raises(ValueError, match="ladder.py:coisne: expected one of seed, mean_shape, "):
+        ladder.get_config("coisne")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batchsize", 3, r"config has unknown keys \['batchsize'\]"),
+        ("data.sise", 3, r"config.data has unknown keys \['sise'\]"),
+        ("model.dtype", "float16", "model.dtype=float16: expected one of float32, bfloat16"),
+        ("model.uncertainty", True, "model.uncertainty=True with loss.name=wing: the laplace loss"),
+        ("average_decay", 1.0, "average_decay=1.0: expected less than 1"),
+        ("optimizer.accumulate", 0, "optimizer.accumulate=0: expected at least 1"),
+        ("data.box", "face", "data.box=face: expected one of rectangle, landmarks"),
+        ("batch_size", 0, "batch_size=0: expected at least 1"),
+        ("batch_size", 60, "batch_size=60 does not divide over 8 devices"),
+        ("num_epochs", 0, "num_epochs=0: expected at least 1"),
+        ("data.image_size", 8, "data.image_size=8: expected at least 32"),
+        ("data.num_workers", -1, "data.num_workers=-1: expected at least 0"),
+        ("data.num_threads", -1, "data.num_threads=-1: expected at least 0"),
+        ("benchmark.against", "numpy", "benchmark.against=numpy: expected one of , torch"),
+        ("benchmark.repeats", 0, "benchmark.repeats=0: expected at least 1"),
+        ("log.every_steps", 0, "log.every_steps=0: expected at least 1"),
+        ("checkpoint.keep_last", 0, "checkpoint.keep_last=0: expected at least 1"),
+        ("data.validation_fraction", -0.2, "data.validation_fraction=-0.2: expected a share"),
+        ("data.max_unreadable", 1.0, "data.max_unreadable=1.0: expected a share"),
+        ("non_finite", "ignore", "non_finite=ignore: expected one of stop, skip"),
+        ("checkpoint.failed_save", "", "checkpoint.failed_save=: expected one of stop, continue"),
+        ("evaluate.checkpoint", "bset", "evaluate.checkpoint=bset: expected best, last or a step"),
+    ],
+)
+def test_a_wrong_setting_is_named(config, key, value, message):
+    with pytest.raises(InputError, match=message):
+        schema.check(change(config, key, value))
+
+
+def test_a_missing_key_is_named(config):
+    with config.unlocked():
+        del config.loss
+    with pytest.raises(InputError, match=r"config lacks the keys \['loss'\]"):
+        schema.check(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("batch_size", 32),
+        ("num_epochs", 199),
+        ("data.image_size", 128),
+        ("data.crop.margin", 5.0),
+        ("data.drop_lines", (3,)),
+        ("model.backbone.stage_sizes", (2, 2, 2, 2)),
+        ("model.dtype", "bfloat16"),
+        ("loss.width", 10.0),
+        ("optimizer.b1", 0.8),
+        ("schedule.learning_rate", 1e-4),
+    ],
+)
+def test_a_restart_with_another_recipe_lists_old_and_new(config, tmp_path, key, value):
+    changed = change(config, key, value)
+    with pytest.raises(InputError) as error:
+        schema.check_restart(schema.as_json(config), changed, tmp_path)
+    old = schema.as_json(config)
+    for name in key.split("."):
+        old = old[name]
+    new = list(value) if isinstance(value, tuple) else value
+    assert f"  {key}: {old} -> {new}\n" in str(error.value)
+    assert str(error.value).count("->") == 2  # the heading and this one
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_epochs", 300),
+        ("data.root", "elsewhere"),
+        ("data.prepared", "elsewhere"),
+        ("data.num_workers", 4),
+        ("benchmark.repeats", 3),
+        ("log.every_steps", 1),
+        ("checkpoint.keep_last", 5),
+    ],
+)
+def test_a_restart_may_change_what_the_result_does_not_depend_on(config, tmp_path, key, value):
+    schema.check_restart(schema.as_json(config), change(config, key, value), tmp_path)
+
+
+def test_an_evaluation_needs_the_same_network_and_crop_alone(config, tmp_path):
+    old = schema.as_json(config)
+    for key, value in [("batch_size", 8), ("loss.width", 10.0), ("data.root", "x"), ("seed", 4)]:
+        schema.check_evaluation(old, change(config, key, value), tmp_path)
+    for key, value in [("model.backbone.width", 8), ("data.crop.margin", 0.0)]:
+        with pytest.raises(InputError, match=key):
+            schema.check_evaluation(old, change(config, key, value), tmp_path)

@@ -1,0 +1,374 @@
+"""Augmentation: points stay on what they mark, draws are bounded, and a seed decides all."""
+
+import copy
+
+import cv2
+import numpy as np
+import pytest
+from test_crop import blob_position
+
+from configs import wflw_resnet50
+from flm_jax import geometry
+from flm_jax.data import augmentation, loader, sampler
+from flm_jax.data.crop import crop_box, crop_image, crop_map
+from flm_jax.drawing.parameters import HeadParameters
+from flm_jax.drawing.render import render_head
+from flm_jax.errors import InputError
+from flm_jax.landmarks import MIRROR
+
+OFF = wflw_resnet50.AUGMENTATION
+CROP = {"margin": 10.0, "factor": 1.0, "square": False}
+SQUARE = {"margin": 0.0, "factor": 1.2, "square": True}
+GEOMETRIC = ("mirror", "rotation", "scale", "shift", "aspect", "box_jitter")
+STRONG = {"rotation": 45.0, "scale": 0.2, "shift": 0.1, "aspect": 0.2, "box_jitter": 0.1}
+PHOTOMETRIC = [name for name in OFF if name not in GEOMETRIC]
+
+
+def settings(*names, probability=1.0, **ranges):
+    """These augmentations at this probability, the others off; `rotation=45.0` sets a range."""
+    result = copy.deepcopy(OFF)
+    for name in names:
+        result[name]["probability"] = probability
+    for name, value in ranges.items():
+        result[name][augmentation.SETTINGS[name][0]] = value
+    return result
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+def no_other(rng):
+    raise AssertionError("no other picture is needed")
+
+
+def draw_cross(image, point):
+    """A cross of two lines whose centre of mass is the point, a whole pixel."""
+    x, y = point
+    cv2.line(image, (x - 6, y), (x + 6, y), (255, 255, 255), 2)
+    cv2.line(image, (x, y - 6), (x, y + 6), (255, 255, 255), 2)
+
+
+@pytest.mark.parametrize("crop", [CROP, SQUARE])
+@pytest.mark.parametrize("names", [*[(name,) for name in GEOMETRIC], GEOMETRIC], ids="-".join)
+def test_a_cross_arrives_at_its_landmark(names, crop):
+    box = np.array([150, 100, 250, 240], np.float32)
+    changed = 0
+    for seed in range(20):
+        image = np.zeros((400, 420, 3), np.uint8)
+        draw_cross(image, (212, 151))
+        centre = blob_position(image)
+        chosen = settings(*names, **STRONG)
+        plain = crop_map(box, 160, **crop)
+        found = augmentation.random_crop_map(generator(seed), box, 160, crop, chosen)
+        changed += not np.allclose(plain, found)
+        pixels = crop_image(image, geometry.invert(found), 160)
+        expected = geometry.apply(found, centre[None])[0]
+        assert (np.abs(expected - 80) < 60).all(), "the cross has left the crop"
+        np.testing.assert_allclose(blob_position(pixels), expected, atol=0.5)
+    assert changed == 20
+
+
+@pytest.mark.parametrize("crop", [CROP, SQUARE])
+def test_each_range_means_what_it_says(crop):
+    box = np.array([150, 100, 250, 240], np.float32)
+    plain = crop_map(box, 100, **crop)
+
+    def draws(name):
+        """What the map does to the crop, u -> u, over many draws."""
+        for seed in range(300):
+            found = augmentation.random_crop_map(
+                generator(seed), box, 100, crop, settings(name, **STRONG)
+            )
+            yield geometry.compose(found, geometry.invert(plain))
+
+    shifts = np.array([change[:, 2] for change in draws("shift")])
+    assert np.abs(shifts).max() <= 2 * 0.1 * 100
+    assert np.abs(shifts.mean(axis=0)).max() < 2
+    np.testing.assert_allclose(shifts.std(axis=0), 0.88 * 10, rtol=0.15)  # cut at two sds
+    factors = np.log([change[0, 0] for change in draws("scale")])
+    assert np.abs(factors).max() <= 2 * 0.2
+    assert np.abs(factors).max() > 0.35
+    ratios = np.log([change[0, 0] / change[1, 1] for change in draws("aspect")])
+    assert np.abs(ratios).max() <= 2 * 0.2
+    assert all(np.isclose(change[0, 0] * change[1, 1], 1) for change in draws("aspect"))
+    for change in draws("mirror"):
+        np.testing.assert_allclose(change, geometry.mirror(100), atol=1e-9)
+
+
+def test_a_rotation_turns_the_picture_as_a_whole():
+    """In the image, before a stretched crop deforms it; positive angles turn clockwise."""
+    box = np.array([150, 100, 250, 240], np.float32)
+    stretch = crop_map(box, 100, **CROP)
+    angles = []
+    for seed in range(200):
+        found = augmentation.random_crop_map(
+            generator(seed), box, 100, CROP, settings("rotation", rotation=20.0)
+        )
+        turn = geometry.compose(geometry.invert(stretch), found)
+        np.testing.assert_allclose(turn[:, :2] @ turn[:, :2].T, np.eye(2), atol=1e-9)
+        np.testing.assert_allclose(geometry.apply(turn, np.array([[200.0, 170.0]])), [[200, 170]])
+        angles.append(np.rad2deg(np.arctan2(turn[1, 0], turn[0, 0])))
+    assert 30 < np.abs(angles).max() <= 40
+    np.testing.assert_allclose(np.std(angles), 0.88 * 20, rtol=0.15)
+
+
+@pytest.mark.parametrize("crop", [CROP, SQUARE])
+@pytest.mark.parametrize("names", [*[(name,) for name in GEOMETRIC], GEOMETRIC], ids="-".join)
+def test_no_draw_looks_beyond_the_reach(names, crop):
+    box = np.array([150, 100, 250, 240], np.float32)
+    chosen = settings(*names, **STRONG)
+    plain = crop_box(box, **crop)
+    middle, half = (plain[:2] + plain[2:]) / 2, (plain[2:] - plain[:2]).max() / 2
+    corners = np.array([[0, 0], [64, 0], [0, 64], [64, 64]]) - 0.5
+    furthest = 0.0
+    for seed in range(1000):
+        found = augmentation.random_crop_map(generator(seed), box, 64, crop, chosen)
+        looked_at = geometry.apply(geometry.invert(found), corners)
+        furthest = max(furthest, np.abs(looked_at - middle).max() / half)
+    reach = augmentation.largest_reach(chosen)
+    assert furthest <= reach + 1e-6
+    if len(names) == 1:
+        assert furthest > 0.7 * reach, "a bound so loose wastes memory"
+
+
+def test_the_reach_of_nothing_is_the_crop():
+    assert augmentation.largest_reach(OFF) == 1
+
+
+def frontal_head():
+    """A symmetric frontal face as BGR, with its landmarks and a box with the same middle line."""
+    head = render_head(HeadParameters(hair="bald"), 200)
+    landmarks = head.landmarks.astype(np.float64)
+    middle = (landmarks[:, 0].min() + landmarks[:, 0].max()) / 2
+    top, bottom = landmarks[:, 1].min(), landmarks[:, 1].max()
+    half = (bottom - top) / 2
+    box = np.array([middle - half, top, middle + half, bottom], np.float32)
+    return head.tile[..., 2::-1], landmarks, box
+
+
+def mirrored_points(landmarks, box, permutation):
+    found = augmentation.random_crop_map(generator(), box, 200, SQUARE, settings("mirror"))
+    assert np.linalg.det(found[:, :2]) < 0
+    return geometry.apply(found, landmarks)[permutation]
+
+
+def test_mirroring_a_symmetric_face_leaves_every_landmark_where_it_was():
+    _, landmarks, box = frontal_head()
+    plain = geometry.apply(crop_map(box, 200, **SQUARE), landmarks)
+    moved = np.abs(mirrored_points(landmarks, box, MIRROR) - plain).max(axis=1)
+    assert moved.max() < 0.5
+    # No two entries of the permutation can be exchanged without being noticed.
+    for i in range(98):
+        for j in range(i):
+            wrong = MIRROR.copy()
+            wrong[[i, j]] = wrong[[j, i]]
+            points = mirrored_points(landmarks, box, wrong)
+            assert np.abs(points - plain).max() > 0.5, (i, j)
+
+
+def read_epochs(records, chosen, **changes):
+    order = sampler.TrainingOrder(
+        len(records), batch_size=8, num_epochs=2, seed=changes.pop("seed", 1)
+    )
+    return list(
+        loader.batches(
+            order,
+            records,
+            **{
+                "image_size": 32,
+                "box": "rectangle",
+                "crop": SQUARE,
+                "augmentation": chosen,
+                "num_workers": 0,
+                "num_threads": 2,
+                **changes,
+            },
+        )
+    )
+
+
+def assert_same(a, b):
+    for first, second in zip(a, b, strict=True):
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+EVERYTHING = settings(*OFF, probability=0.5)
+
+
+def test_the_loaders_mirrored_faces_are_the_mirror_images(train_records):
+    plain = read_epochs(train_records, OFF)[0]
+    flipped = read_epochs(train_records, settings("mirror"))[0]
+    # OpenCV interpolates at 32nds of a pixel, rounded the other way in the mirror.
+    assert np.abs(flipped["image"] - plain["image"][:, :, ::-1]).mean() < 0.005
+    expected = plain["landmarks"] * [-1, 1] + [31, 0]
+    np.testing.assert_allclose(flipped["landmarks"], expected[:, MIRROR], atol=1e-3)
+
+
+def test_landmarks_go_home_from_an_augmented_crop(train_records):
+    batch = read_epochs(train_records, settings(*GEOMETRIC, probability=0.5))[0]
+    home = geometry.apply(batch["image_from_crop"], batch["landmarks"])
+    mirrored = np.linalg.det(batch["image_from_crop"][..., :2]) < 0
+    assert 0 < mirrored.sum() < 8
+    home[mirrored] = home[mirrored][:, MIRROR]
+    truth = np.stack([train_records[row].landmarks for row in batch["index"]])
+    np.testing.assert_allclose(home, truth, atol=1e-2)
+
+
+def test_the_seed_the_epoch_and_the_face_decide_everything(train_records):
+    whole = read_epochs(train_records, EVERYTHING)
+    assert_same(whole, read_epochs(train_records, EVERYTHING, num_threads=1))
+    assert_same(whole[7:], read_epochs(train_records, EVERYTHING, start=7))
+    assert_same(whole, read_epochs(train_records, EVERYTHING, num_workers=2))
+    other = read_epochs(train_records, EVERYTHING, seed=2)
+    # The same face in the first and the second epoch, and in the first with another seed.
+    first, second, reseeded = (
+        {
+            index: image
+            for batch in part
+            for index, image in zip(batch["index"], batch["image"], strict=True)
+        }
+        for part in (whole[:6], whole[6:], other[:6])
+    )
+    for index in first:
+        assert (first[index] != second[index]).any()
+        assert (first[index] != reseeded[index]).any()
+
+
+def test_evaluation_sees_the_faces_as_they_are(train_records):
+    order = sampler.EvaluationOrder(8, 8)
+    plain = read_epochs(train_records, OFF)
+    one = next(
+        loader.batches(
+            order,
+            train_records,
+            image_size=32,
+            box="rectangle",
+            crop=SQUARE,
+            num_workers=0,
+            num_threads=1,
+        )
+    )
+    images = {
+        i: image for batch in plain for i, image in zip(batch["index"], batch["image"], strict=True)
+    }
+    for i in range(8):
+        np.testing.assert_array_equal(one["image"][i], images[i])
+
+
+def face(size=96):
+    """RGB with edges, colour and texture."""
+    image = np.random.default_rng(5).integers(60, 200, (size, size, 3), dtype=np.uint8)
+    image = cv2.GaussianBlur(image, (0, 0), 1.0)
+    cv2.circle(image, (size // 2, size // 2), size // 4, (80, 120, 200), -1)
+    return image
+
+
+def distorted(name, seed=0, image=None, other=no_other, **ranges):
+    image = face() if image is None else image
+    before = image.copy()
+    result = augmentation.distort(generator(seed), image, settings(name, **ranges), other)
+    np.testing.assert_array_equal(image, before)
+    assert result.shape == image.shape
+    assert result.dtype == np.uint8
+    return result
+
+
+@pytest.mark.parametrize("name", PHOTOMETRIC)
+def test_each_distortion_changes_pixels_and_only_where_it_is_on(name):
+    def other(rng):
+        return 255 - face()
+
+    assert any((distorted(name, seed, other=other) != face()).any() for seed in range(5))
+    np.testing.assert_array_equal(
+        augmentation.distort(generator(), face(), settings(name, probability=0.0), no_other), face()
+    )
+
+
+@pytest.mark.parametrize("name", ["blur", "resolution", "jpeg"])
+def test_no_distortion_moves_a_point(name):
+    image = np.zeros((96, 96, 3), np.uint8)
+    draw_cross(image, (40, 57))
+    before = blob_position(image)
+    for seed in range(10):
+        # The traces of JPEG far from the cross weigh on its centre of mass.
+        after = distorted(name, seed, image=image)
+        after = np.where(after > 60, after, 0)
+        np.testing.assert_allclose(blob_position(after), before, atol=0.25)
+
+
+def test_light_is_monotone_and_the_same_in_every_channel():
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    ramp = np.ascontiguousarray(np.broadcast_to(ramp, (256, 256, 3)))
+    for name in ("brightness", "contrast", "gamma"):
+        for seed in range(10):
+            changed = distorted(name, seed, image=ramp).astype(int)
+            assert (np.diff(changed[:, 0, 0]) >= 0).all()
+            assert (changed == changed[:, :1, :1]).all()
+    steps = [
+        np.abs(distorted("brightness", seed, image=ramp).astype(int) - ramp).max()
+        for seed in range(50)
+    ]
+    assert 45 < max(steps) <= 51  # a fifth of white
+
+
+def test_grey_has_no_colour():
+    assert np.ptp(distorted("grey").astype(int), axis=2).max() == 0
+
+
+@pytest.mark.parametrize(("channel", "grey"), [(0, 76), (1, 150), (2, 29)])
+def test_grey_is_the_luma_of_red_green_and_blue(channel, grey):
+    crop = np.zeros((8, 8, 3), np.uint8)
+    crop[..., channel] = 255
+    assert (distorted("grey", image=crop) == grey).all()  # ITU-R BT.601
+
+
+def test_jpeg_is_of_red_green_and_blue():
+    """Its luma is mostly green, then red: with these exchanged it would lose other details."""
+    _, content = cv2.imencode(".jpg", face()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    expected = cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(distorted("jpeg", jpeg=95), expected)
+
+
+@pytest.mark.parametrize("name", ["flat_patch", "noise_patch", "picture_patch"])
+def test_a_patch_covers_one_bounded_rectangle(name):
+    image = np.zeros((96, 96, 3), np.uint8)
+    areas = []
+
+    def other(rng):
+        return np.full((96, 96, 3), 7, np.uint8)
+
+    for seed in range(60):
+        covered = distorted(name, seed, image=image, other=other).any(axis=2)
+        if not covered.any():
+            continue  # a black patch
+        rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert max(height, width) <= round(0.4 * 96)
+        assert covered.sum() >= 0.99 * height * width
+        areas.append(height * width)
+    assert max(areas) > 0.08 * 96 * 96
+
+
+def change(name, **values):
+    result = copy.deepcopy(OFF)
+    result[name] |= values
+    return result
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (change("mirror", probability=1.5), r"augmentation.mirror.probability=1.5: .* from 0 to 1"),
+        (change("rotation", sd=-1.0), r"rotation.sd=-1.0: expected a number from 0 to 90"),
+        (change("box_jitter", sd=0.5), r"box_jitter.sd=0.5: expected a number from 0 to 0.2"),
+        (change("blur", sigma=1.0), r"augmentation.blur has the keys .*'sigma'"),
+        ({**OFF, "tilt": {"probability": 0.0}}, r"unknown keys \['tilt'\]"),
+        ({k: v for k, v in OFF.items() if k != "jpeg"}, "lacks the key 'jpeg'"),
+    ],
+)
+def test_a_wrong_setting_is_named(wrong, message):
+    augmentation.check(OFF)
+    with pytest.raises(InputError, match=message):
+        augmentation.check(wrong)

@@ -1,0 +1,372 @@
+"""The drawn faces: labels that are true of the pictures, statistics like WFLW's, and the folder."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from flm_jax.data import wflw
+from flm_jax.drawing import dataset, scene
+from flm_jax.drawing.dataset import draw_dataset, draw_picture
+from flm_jax.drawing.parameters import HeadParameters, Light
+from flm_jax.drawing.render import render_head
+from flm_jax.drawing.sampling import sample_head
+from flm_jax.drawing.surface import Surface, landmarks_in_space, project, rotation
+from flm_jax.errors import InputError
+from flm_jax.landmarks import MIRROR, OUTER_EYE_CORNERS
+
+# With this seed, so few faces have every attribute, and some share a picture.
+TRAIN, TEST, SEED = 16, 12, 8
+LISTS = (wflw.TRAIN_LIST, wflw.TEST_LIST)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "faces"
+    draw_dataset(folder, train=TRAIN, test=TEST, seed=SEED, workers=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[tuple[tuple[dataset.DrawnFace, ...], list[float]]]:
+    """Pictures enough for statistics: each one's faces, and what each blur left of its details."""
+    ratios = []
+
+    def blur(rng, picture, face_px):
+        blurred = blur_as_ever(rng, picture, face_px)
+        details = [cv2.Laplacian(image, cv2.CV_32F).std() for image in (picture, blurred)]
+        ratios.append(details[1] / details[0])
+        return blurred
+
+    blur_as_ever, pictures = scene.blur, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene, "blur", blur)
+        for i in range(65):
+            before = len(ratios)
+            picture = draw_picture(np.random.default_rng([7, i]))
+            pictures.append((picture.faces, ratios[before:]))
+    return pictures
+
+
+@pytest.fixture(scope="module")
+def faces(drawn) -> list[dataset.DrawnFace]:
+    return [face for faces, _ in drawn for face in faces]
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def _pixel(image: np.ndarray, point: np.ndarray) -> np.ndarray:
+    column, row = np.round(point).astype(int)
+    return image[row, column, :3].astype(float)
+
+
+def _inside(shape, *polygons: np.ndarray) -> np.ndarray:
+    """bool[h, w], inside the first polygon and outside the others."""
+    mask = np.zeros(shape[:2], np.uint8)
+    for value, polygon in zip((1, *[0] * len(polygons)), polygons, strict=False):
+        cv2.fillPoly(mask, [np.round(polygon).astype(np.int32)], value)
+    return mask > 0
+
+
+# --- the folder --------------------------------------------------------------------------------
+
+
+def test_lists_hold_exactly_the_faces_asked_for(root):
+    assert [len(wflw.read_list(root, name)) for name in LISTS] == [TRAIN, TEST]
+
+
+def test_pictures_can_be_read_and_are_of_the_sizes_promised(root):
+    records = [record for name in LISTS for record in wflw.read_list(root, name)]
+    images = [cv2.imread(path) for path in {record.image_path for record in records}]
+    assert all(image is not None and max(image.shape) <= 512 for image in images)
+
+
+def test_subset_lists_hold_the_test_faces_with_the_attribute(root):
+    test = wflw.read_list(root, wflw.TEST_LIST)
+    flags = np.array([record.attributes for record in test])
+    for subset, flag in zip(wflw.SUBSETS, flags.T, strict=True):
+        expected = [record.place for record, on in zip(test, flag, strict=True) if on]
+        assert [record.place for record in wflw.read_subset(root, subset, test)] == expected
+    assert flags.any(0).all()
+
+
+def test_some_pictures_hold_several_faces_on_lines_of_their_own(root):
+    records = wflw.read_list(root, wflw.TRAIN_LIST)
+    assert len({record.image_name for record in records}) < len(records)
+
+
+def test_settings_and_true_angles_are_written(root):
+    content = json.loads((root / dataset.SETTINGS).read_text())
+    assert content["settings"]["train"] == TRAIN
+    assert content["settings"]["seed"] == SEED
+    assert [len(content["yaw_pitch_roll"][split]) for split in ("train", "test")] == [TRAIN, TEST]
+    for record, (yaw, pitch, roll) in zip(
+        wflw.read_list(root, wflw.TEST_LIST), content["yaw_pitch_roll"]["test"], strict=True
+    ):
+        parameters = HeadParameters(yaw=yaw, pitch=pitch, roll=roll)
+        assert record.attributes[0] == parameters.large_pose
+
+
+def test_same_settings_give_same_bytes_whatever_the_workers(tmp_path):
+    for name, workers in (("one", 0), ("two", 2)):
+        draw_dataset(tmp_path / name, train=5, test=2, seed=1, workers=workers)
+    draw_dataset(tmp_path / "other", train=5, test=2, seed=2, workers=0)
+    one, two, other = (_bytes(tmp_path / name) for name in ("one", "two", "other"))
+    assert one == two
+    pictures = [name for name in one if name.endswith(".jpg")]
+    assert pictures
+    assert all(one[name] != other.get(name) for name in pictures)
+
+
+def test_training_and_test_pictures_differ(root):
+    digests = [data for name, data in _bytes(root).items() if name.endswith(".jpg")]
+    assert len(set(digests)) == len(digests)
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    drawn = []
+
+    def fail(rng, max_faces):
+        drawn.append(1)
+        if len(drawn) == 4:
+            raise RuntimeError("power cut")
+        return draw_picture(rng, max_faces)
+
+    monkeypatch.setattr(dataset, "draw_picture", fail)
+    with pytest.raises(RuntimeError, match="power cut"):
+        draw_dataset(tmp_path / "faces", train=6, test=2, seed=0, workers=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_a_killed_run_do_not_matter(tmp_path):
+    (tmp_path / ".faces.0123.partial" / wflw.IMAGES).mkdir(parents=True)
+    draw_dataset(tmp_path / "faces", train=1, test=1, seed=0, workers=0)
+    assert len(wflw.read_list(tmp_path / "faces", wflw.TEST_LIST)) == 1
+
+
+def test_the_same_folder_is_reused_and_left_alone(root, monkeypatch):
+    monkeypatch.setattr(dataset, "draw_picture", None)
+    before = _bytes(root)
+    draw_dataset(root, train=TRAIN, test=TEST, seed=SEED)
+    assert _bytes(root) == before
+
+
+def test_a_folder_of_other_settings_is_refused(root):
+    with pytest.raises(InputError) as error:
+        draw_dataset(root, train=TRAIN, test=TEST, seed=SEED + 1)
+    for part in (str(root), f"'seed': {SEED}", f"'seed': {SEED + 1}", "another folder"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "text"), [("notes.txt", "mine"), (dataset.SETTINGS, "[1]")])
+def test_a_folder_of_something_else_is_refused_and_kept(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match="something else"):
+        draw_dataset(tmp_path, train=1, test=1, seed=0)
+    assert _bytes(tmp_path) == {name: text.encode()}
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    draw_dataset(tmp_path, train=1, test=1, seed=0, workers=0)
+    assert len(wflw.read_list(tmp_path, wflw.TRAIN_LIST)) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"train": 0}, {"test": 0}, {"seed": -1}])
+def test_numbers_out_of_range_are_refused(tmp_path, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        draw_dataset(tmp_path / "faces", **({"train": 1, "test": 1, "seed": 0} | wrong))
+
+
+# --- statistics --------------------------------------------------------------------------------
+
+
+def test_rectangles_are_like_wflws(faces):
+    boxes = np.array([face.box for face in faces])
+    landmarks = np.array([face.landmarks for face in faces])
+    low, high = landmarks.min(1), landmarks.max(1)
+    above = (low - boxes[:, :2]) / (high - low)
+    below = (boxes[:, 2:] - high) / (high - low)
+    assert (boxes == np.round(boxes)).all()
+    assert abs(above[:, 1].mean() - 0.29) < 0.05
+    assert abs(above[:, 1].std() - 0.13) < 0.04
+    for margin in (above[:, 0], below[:, 0], below[:, 1]):
+        assert abs(margin.mean()) < 0.03
+        assert abs(margin.std() - 0.06) < 0.02
+    widths = boxes[:, 2] - boxes[:, 0]
+    assert widths.min() >= 48
+    assert widths.max() <= 220
+    assert 85 < np.median(widths) < 112
+
+
+def test_the_mean_shape_is_as_wrong_as_on_real_faces(faces):
+    boxes = np.array([face.box for face in faces])[:, None]
+    landmarks = np.array([face.landmarks for face in faces])
+    size = boxes[..., 2:] - boxes[..., :2]
+    mean = ((landmarks - boxes[..., :2]) / size)[::2].mean(0)
+    errors = np.linalg.norm(boxes[..., :2] + mean * size - landmarks, axis=-1)[1::2].mean(1)
+    outer, other = (landmarks[1::2, i] for i in OUTER_EYE_CORNERS)
+    assert 0.20 < (errors / np.linalg.norm(outer - other, axis=-1)).mean() < 0.30
+
+
+def test_shares_of_the_attributes_are_about_wflws(faces):
+    flags = np.array([face.attributes for face in faces])
+    shares = np.array([0.13, 0.13, 0.28, 0.08, 0.29, 0.31])
+    assert (np.abs(flags.mean(0) - shares) < 0.12).all()
+    assert 0.1 < (~flags.any(1)).mean() < 0.35
+
+
+def test_attributes_follow_from_the_parameters():
+    neutral = HeadParameters()
+    assert not (neutral.large_pose)
+    assert not (neutral.strong_expression)
+    assert not (neutral.made_up)
+    assert not neutral.light.unusual
+    assert HeadParameters(yaw=-50).large_pose
+    assert HeadParameters(roll=40).large_pose
+    assert HeadParameters(eyes_open=0.1).strong_expression
+    assert dataclasses.replace(neutral.light, exposure=0.3).unusual
+
+
+def test_occluders_cover_what_they_are_said_to_cover():
+    covered = {
+        name: render_head(HeadParameters(**change), 80).covered
+        for name, change in {
+            "nothing": {}, "dark": {"glasses": "dark"}, "scarf": {"scarf": 1.0},
+            "fringe": {"hair": "fringe"},
+        }.items()
+    }  # fmt: skip
+    assert covered["nothing"].sum() < 8
+    assert covered["dark"][60:76].all()
+    assert not covered["dark"][76:96].any()
+    assert covered["scarf"][76:96].all()
+    assert not covered["scarf"][60:76].any()
+    assert not covered["fringe"][60:96].any()
+
+
+def test_pictures_are_blurred_just_where_the_flag_says_so(drawn):
+    for faces, ratios in drawn:
+        assert [face.attributes[5] for face in faces] == [bool(ratios)] * len(faces)
+    ratios = [ratio for _, ratios in drawn for ratio in ratios]
+    assert ratios
+    assert max(ratios) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("exposure", "low", "high"), [(0.3, 10, 50), (1.0, 70, 150), (1.7, 170, 255)]
+)
+def test_exposure_darkens_and_brightens(exposure, low, high):
+    picture = np.full((4, 4, 3), 110, np.uint8)
+    assert low < scene.expose(picture, Light(exposure=exposure)).mean() < high
+
+
+# --- the head ----------------------------------------------------------------------------------
+
+
+def test_the_neutral_frontal_head_is_symmetric():
+    head = render_head(HeadParameters(), 160)
+    middle = (head.tile.shape[1] - 1) / 2
+    mirrored = head.landmarks[MIRROR] * [-1, 1] + [2 * middle, 0]
+    np.testing.assert_allclose(head.landmarks, mirrored, atol=1e-3)
+    difference = np.abs(head.tile.astype(int) - head.tile[:, ::-1].astype(int))
+    assert difference.mean() < 1.5
+    assert (difference.max(-1) > 40).mean() < 0.02
+
+
+def test_the_tile_is_as_wide_as_asked_and_scales_about_pixel_corners():
+    small, large = (render_head(HeadParameters(yaw=20), width) for width in (60, 180))
+    assert np.ptp(small.landmarks[:, 0]) == pytest.approx(60, rel=2e-3)
+    # Both show the same square, of which (-0.5, -0.5) is the corner.
+    size = np.array([head.tile.shape[1::-1] for head in (small, large)])
+    relative = [(h.landmarks + 0.5) / s for h, s in zip((small, large), size, strict=True)]
+    assert np.abs(relative[0] - relative[1]).max() < 0.008
+
+
+@pytest.mark.parametrize(
+    ("change", "axis", "sign"),
+    [({"yaw": 30}, 0, 1), ({"yaw": -30}, 0, -1), ({"pitch": 20}, 1, -1), ({"pitch": -20}, 1, 1)],
+)
+def test_the_nose_turns_in_the_documented_direction(change, axis, sign):
+    head = render_head(HeadParameters(**change), 100)
+    eyes = head.landmarks[[60, 64, 68, 72]].mean(0)
+    straight = render_head(HeadParameters(), 100)
+    at_rest = straight.landmarks[54] - straight.landmarks[[60, 64, 68, 72]].mean(0)
+    assert sign * ((head.landmarks[54] - eyes) - at_rest)[axis] > 6
+
+
+def test_a_roll_turns_clockwise():
+    marks = render_head(HeadParameters(roll=20), 100).landmarks
+    assert marks[72, 1] > marks[60, 1] + 5
+
+
+@pytest.mark.parametrize("yaw", [-55, -30, 30, 55])
+def test_the_far_contour_lies_on_the_visible_outline(yaw):
+    head = render_head(HeadParameters(yaw=yaw, hair="bald"), 150)
+    last = -1 if yaw > 0 else 0
+    gaps = []
+    for x, y in head.landmarks[18:32] if yaw > 0 else head.landmarks[1:15]:
+        outline = np.flatnonzero(head.tile[round(float(y)), :, 3] > 127)[last]
+        gaps.append(abs(outline - x))
+    # In a row of the nose, that may be the outline instead.
+    assert np.median(gaps) < 3
+    assert np.percentile(gaps, 80) < 6
+
+
+@pytest.mark.parametrize("yaw", [-60, 0, 30])
+def test_landmarks_lie_on_the_head(yaw):
+    head = render_head(HeadParameters(yaw=yaw, pitch=15, roll=-20), 100)
+    column, row = np.round(head.landmarks).astype(int).T
+    alpha = head.tile[..., 3]
+    assert (cv2.dilate(alpha, np.ones((5, 5)))[row, column] > 127).all()
+
+
+@pytest.mark.parametrize("gaze", [(0.0, 0.0), (0.8, 0.2), (-0.8, -0.3)])
+def test_pupils_lie_on_the_dark_of_the_eyes(gaze):
+    head = render_head(HeadParameters(gaze=gaze, eyes_open=1.2, iris=(100, 130, 160)), 200)
+    for pupil, eye in ((96, slice(60, 68)), (97, slice(68, 76))):
+        inside = head.tile[_inside(head.tile.shape, head.landmarks[eye])][:, :3].mean(-1)
+        assert _pixel(head.tile, head.landmarks[pupil]).mean() < 60 < np.percentile(inside, 70)
+
+
+@pytest.mark.parametrize("change", [{}, {"yaw": 25.0, "roll": 15.0}, {"smile": 0.6}])
+def test_lip_landmarks_enclose_the_lips(change):
+    head = render_head(HeadParameters(lip_colour=(200, 20, 60), lipstick=True, **change), 200)
+    marks = head.landmarks
+    red, green = (head.tile[..., c].astype(float) for c in (0, 1))
+    redness = (red - green) / (red + 1)  # whatever the shading
+    lips = _inside(redness.shape, marks[76:88], marks[88:96])
+    grown = cv2.dilate(lips.astype(np.uint8), np.ones((9, 9))) > 0
+    around = grown & ~(cv2.dilate(lips.astype(np.uint8), np.ones((5, 5))) > 0)
+    outside = around & ~_inside(redness.shape, marks[76:88])
+    is_red = redness > (np.median(redness[lips]) + np.median(redness[outside])) / 2
+    assert np.median(redness[lips]) > 1.6 * np.median(redness[outside])
+    assert is_red[lips].mean() > 0.9
+    assert is_red[outside].mean() < 0.1
+
+
+def test_an_open_mouth_is_dark_inside_and_brows_darker_than_skin():
+    head = render_head(HeadParameters(mouth_open=0.9), 200)
+    marks, grey = head.landmarks, head.tile[..., :3].mean(-1)
+    skin = grey[_inside(grey.shape, marks[[64, 68, 59, 55]])].mean()
+    assert grey[_inside(grey.shape, marks[88:96])].mean() < 0.75 * skin
+    for brow in (slice(33, 42), slice(42, 51)):
+        assert grey[_inside(grey.shape, marks[brow])].mean() < 0.7 * skin
+
+
+def test_heads_differ():
+    heads = [sample_head(np.random.default_rng(i)) for i in range(20)]
+    level = rotation(0.0, 0.0, 0.0)
+    marks = np.array([
+        project(landmarks_in_space(Surface(dataclasses.replace(h, yaw=0.0, pitch=0.0)), level))
+        for h in heads
+    ])  # fmt: skip
+    marks /= np.ptp(marks[..., 0], axis=1)[:, None, None]
+    marks -= marks.mean(1, keepdims=True)
+    assert marks.std(0)[33:].mean() > 0.01
+    assert len({h.hair for h in heads}) >= 3
+    assert len({h.skin for h in heads}) == 20

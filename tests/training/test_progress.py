@@ -1,0 +1,278 @@
+"""Numbers that are not finite, pictures that can't be read, workers that die: in whole runs."""
+
+import io
+import os
+import pathlib
+import re
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_signals import children
+from test_train import count_lines, read_log, read_state, run, start, tiny, wait_for
+from tqdm import tqdm
+
+from configs import demo
+from flm_jax.data import wflw
+from flm_jax.data.images import ImageError
+from flm_jax.data.sampler import TrainingOrder
+from flm_jax.errors import InputError
+from flm_jax.evaluation.metrics import nme
+from flm_jax.inference.predictor import Predictions
+from flm_jax.modes import train
+from flm_jax.runtime.checkpoint import Progress
+from flm_jax.training.progress import StepLog, Unreadable, describe_step
+from flm_jax.training.state import TrainState
+
+
+@pytest.fixture
+def root(faces_root, tmp_path):
+    shutil.copytree(faces_root, tmp_path / "faces")
+    return tmp_path / "faces"
+
+
+@pytest.fixture(scope="module")
+def split(faces_root):
+    """The training and the validation faces of `tiny` runs."""
+    return wflw.split_by_image(wflw.read_list(faces_root, wflw.TRAIN_LIST), 0.1, seed=0)
+
+
+def break_point(root, line):
+    """Gives a training face a coordinate that is finite, and whose loss is not."""
+    path = root / wflw.TRAIN_LIST
+    lines = path.read_text().splitlines()
+    lines[line - 1] = " ".join(["3.4e38", "-3.4e38", *lines[line - 1].split()[2:]])
+    path.write_text("\n".join(lines) + "\n")
+
+
+def first_step_of(row):
+    order = TrainingOrder(num_faces=44, batch_size=16, num_epochs=4, seed=0)
+    return next((step for step in range(1, len(order) + 1) if row in order[step - 1]), 0)
+
+
+@pytest.fixture(scope="module")
+def late_face(split):
+    """A face that does not come in the first steps: its line and its first step.
+
+    The first of the two of an epoch: before a validation, all steps are looked at anyway.
+    """
+    training, _ = split
+    row = max(range(len(training)), key=lambda row: (first_step_of(row) % 2, first_step_of(row)))
+    assert first_step_of(row) in (3, 5, 7)
+    return training[row].line, first_step_of(row)
+
+
+def test_a_loss_that_is_not_finite_stops_before_good_checkpoints_go(root, late_face, tmp_path):
+    line, step = late_face
+    break_point(root, line)
+    work = tmp_path / "work"
+    code, output = run(*tiny(root, work, "--config.checkpoint.every_steps=1"))
+    assert code == 1
+    said = re.search(rf"error: step {step}: the loss is .*{wflw.TRAIN_LIST}, lines (.*)", output)
+    assert said, output
+    assert str(line) in said[1].split(", ")
+    assert len(said[1].split(", ")) == 16
+    assert re.search(rf"number {(step - 1) % 2 + 1} of epoch {(step - 1) // 2 + 1}", output)
+    assert "Traceback" not in output
+    last, state = read_state(work)
+    assert last == step - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_such_a_step_can_be_skipped(root, late_face, tmp_path):
+    line, step = late_face
+    break_point(root, line)
+    work = tmp_path / "work"
+    code, output = run(*tiny(root, work, "--config.non_finite=skip"))
+    assert code == 0, output
+    assert re.search(rf"step {step}: the loss is .* changes nothing.* lines .*\b{line}\b", output)
+    rows = read_log(work)
+    assert {"step": step, "skipped": 1.0} in rows
+    last, state = read_state(work)
+    assert last == 8
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    # Its epoch's mean is over the other steps.
+    epoch = (step - 1) // 2 + 1
+    losses = [r["loss"] for r in rows if "loss" in r and (r["step"] - 1) // 2 + 1 == epoch]
+    row = next(r for r in rows if r.get("epoch") == epoch)
+    assert row["training_loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+def make_log(order, **settings):
+    return StepLog(
+        Progress(0),
+        0,
+        order,
+        batch_size=4,
+        every_steps=1,
+        describe=lambda step: f"faces of {step}",
+        **{"writer": None, "bar": tqdm(disable=True), **settings},
+    )
+
+
+def test_a_bar_in_a_file_is_drawn_no_oftener_than_it_says(monkeypatch, tmp_path):
+    order = TrainingOrder(num_faces=400, batch_size=4, num_epochs=1, seed=0)
+    file = io.StringIO()
+    with tqdm(total=400, file=file, mininterval=1000) as bar:
+        log = make_log(order, skip_non_finite=False, bar=bar)
+        for step in range(1, 100):
+            log.add(step, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(())})
+        log.finish()
+        assert len(file.getvalue().split("\r")) < 4
+    assert "loss=1.000" in file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_or_gradient_that_is_not_finite_is_an_error(name, value):
+    order = TrainingOrder(num_faces=8, batch_size=4, num_epochs=2, seed=0)
+    log = make_log(order, skip_non_finite=False)
+    log.add(1, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(()), name: jnp.float32(value)})
+    with pytest.raises(InputError, match=f"step 1: .* {value}.* faces of 1"):
+        log.finish()
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_validation_loss_that_is_not_finite_is_an_error(value, skip):
+    """Of weights that are no good, though every step's loss was finite."""
+    order = TrainingOrder(num_faces=8, batch_size=4, num_epochs=2, seed=0)
+    log = make_log(order, skip_non_finite=skip)
+    for step in (1, 2):
+        log.add(step, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(())})
+    log.finish()
+    with pytest.raises(InputError, match=f"step 2: the validation loss is {value}"):
+        log.end_epoch(2, {"validation_loss": value, "validation_nme": 1.0})
+
+
+def test_an_epoch_of_skipped_steps_alone_is_an_error():
+    order = TrainingOrder(num_faces=8, batch_size=4, num_epochs=2, seed=0)
+    log = make_log(order, skip_non_finite=True)
+    for step in (1, 2):
+        log.add(step, {"loss": jnp.float32(np.nan), "gradient_norm": jnp.ones(())})
+    log.finish()
+    with pytest.raises(InputError, match="no step of the epoch had a finite loss"):
+        log.end_epoch(2, {"validation_loss": 1.0, "validation_nme": 1.0})
+
+
+def test_a_step_is_described_by_the_faces_of_all_processes(train_records):
+    orders = [
+        TrainingOrder(len(train_records), 8, 2, 0, process_index=i, process_count=2)
+        for i in range(2)
+    ]
+    rows = np.concatenate([order[4] for order in orders])
+    lines = ", ".join(str(train_records[row].line) for row in rows)
+    for order in orders:
+        assert describe_step(order, train_records, 5).endswith(f"lines {lines}")
+
+
+def empty_pictures(root, records):
+    """Makes pictures unreadable; returns the faces that are on them."""
+    names = {record.image_name for record in records}
+    for name in names:
+        (root / wflw.IMAGES / name).write_bytes(b"")
+    return names
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_pictures_up_to_a_share_are_counted_and_listed(root, split, tmp_path, workers):
+    training, validation = split
+    names = empty_pictures(root, [training[3], training[30], validation[0]])
+    share = "--config.data.max_unreadable=0.3"
+    work = tmp_path / "work"
+    code, output = run(*tiny(root, work, share, f"--config.data.num_workers={workers}"))
+    assert code == 0, output
+    for kind, records in (("training", training), ("validation", validation)):
+        lines = [record.line for record in records if record.image_name in names]
+        assert (
+            f"{len(lines)} of {len(records)} {kind} faces can't be read: {root / wflw.TRAIN_LIST}, "
+            f"lines {', '.join(map(str, lines))}\n" in output
+        )
+        for line in lines:
+            assert output.count(f"left out: {root / wflw.TRAIN_LIST}:{line}: ") == 1
+    assert all(np.isfinite(row.get("loss", 0)) for row in read_log(work))
+
+
+def test_more_unreadable_pictures_than_that_stop_the_run(root, split, tmp_path):
+    training, _ = split
+    empty_pictures(root, training[:12])
+    code, output = run(*tiny(root, tmp_path / "work", "--config.data.max_unreadable=0.1"))
+    assert code == 1
+    assert re.search(
+        r"error: .*the file is empty. With it 5 of 44 .*more than data.max_unr", output
+    )
+    assert "Traceback" not in output
+
+
+def test_an_unreadable_picture_is_told_of_and_counted_once(train_records, tmp_path):
+    broken = [
+        record if i % 2 else wflw.Record(**{**vars(record), "image_path": str(tmp_path / "no.jpg")})
+        for i, record in enumerate(train_records[:4])
+    ]
+    unreadable = Unreadable("training", broken, 0.5)
+    for row in (0, 2, 0, 2):
+        unreadable.add(row)
+    assert str(unreadable).startswith("2 of 4 training faces can't be read")
+    with pytest.raises(ImageError, match="can't be read"):
+        Unreadable("training", broken, 0.0).add(0)
+
+
+def test_a_validation_is_over_the_faces_that_can_be_read(train_records, monkeypatch):
+    """The others' zeros are no predictions, and their loss of 0 is none."""
+    records, read = train_records[:4], np.array([True, False, True, True])
+    truth = np.stack([record.landmarks for record in records])
+    landmarks = np.where(read[:, None, None], truth + 1, 0)
+    predictions = Predictions(landmarks, np.float32([1, 0, 3, 5]), None, read)
+    monkeypatch.setattr(train, "predict_faces", lambda *_: predictions)
+    monkeypatch.setattr(train, "fold_batch_norm", lambda variables: variables)
+    unreadable, state = Unreadable("validation", records, 0.5), TrainState(0, {}, {}, ())
+    scores = train._validate(demo.get_config(), None, state, records, unreadable, None)
+    assert scores["validation_loss"] == 3
+    assert scores["validation_nme"] == pytest.approx(100 * nme(landmarks, truth)[read].mean())
+
+
+def test_an_unreadable_validation_picture_loses_no_step(faces_root, root, split, tmp_path):
+    """The epoch's checkpoint is saved without validation, which the next start makes up for."""
+    _, validation = split
+    code, output = run(*tiny(faces_root, tmp_path / "expected"))
+    assert code == 0, output
+    path = pathlib.Path(root / wflw.IMAGES / validation[0].image_name)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    code, output = run(*tiny(root, tmp_path / "work"))
+    assert code == 1
+    assert f"{wflw.TRAIN_LIST}:{validation[0].line}: " in output
+    assert "the JPEG is truncated" in output
+    assert read_state(tmp_path / "work")[0] == 2
+    path.write_bytes(content)
+    code, output = run(*tiny(root, tmp_path / "work"))
+    assert code == 0, output
+    assert "continuing after step 2" in output
+    assert read_log(tmp_path / "work") == read_log(tmp_path / "expected")
+    results = [(tmp_path / name / "evaluation.json").read_text() for name in ("work", "expected")]
+    assert results[0] == results[1]
+
+
+def test_a_worker_that_dies_is_an_error_and_the_steps_are_saved(faces_root, tmp_path):
+    work = tmp_path / "work"
+    # Eleven steps an epoch: the last one has no checkpoint of its own.
+    more = ("--config.data.num_workers=2", "--config.num_epochs=500", "--config.batch_size=4")
+    process = start(*tiny(faces_root, work, *more))
+    wait_for(process, lambda: count_lines(work / "metrics.jsonl") >= 1)
+    workers = [
+        child
+        for child in children(process.pid)
+        if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert "error: a process that reads pictures has died" in output
+    assert "exit code -9" in output
+    assert "Traceback" not in output
+    # The steps that were trained are not lost with it.
+    assert read_state(work)[0] == max(row["step"] for row in read_log(work))
