@@ -61,18 +61,18 @@ def _adamw(config):
 
 
 def _average(config):
-    config.average_decay = 0.99
+    config.ema_decay = 0.99
 
 
-def _mirror(config):
-    config.data.augmentation.mirror.probability = 0.5
+def _hflip(config):
+    config.data.augmentation.hflip.probability = 0.5
 
 
 def _geometry(config):
     augmentation = config.data.augmentation
-    augmentation.rotation.update({"probability": 0.5, "sd": 10.0})
-    augmentation.scale.update({"probability": 0.5, "sd": 0.05})
-    augmentation.shift.update({"probability": 0.5, "sd": 0.02})
+    augmentation.rotation.update({"probability": 0.5, "std": 10.0})
+    augmentation.scale.update({"probability": 0.5, "std": 0.05})
+    augmentation.shift.update({"probability": 0.5, "std": 0.02})
 
 
 def _light(config):
@@ -86,7 +86,7 @@ CHANGES: dict[str, Callable[[ConfigDict], None]] = {
     "average": _average,
     "cosine": _cosine,
     "rate": _rate,
-    "mirror": _mirror,
+    "hflip": _hflip,
     "geometry": _geometry,
     "square": _square,
     # Not yet measured:

@@ -13,8 +13,8 @@ from configs import wflw_resnet50_strong
 def get_config() -> ConfigDict:
     config = wflw_resnet50_strong.get_config()
     config.batch_size = 32
-    config.optimizer.accumulate = 2
-    config.average_decay = 0.9995  # of steps, which are two an update
+    config.optimizer.grad_accum_steps = 2
+    config.ema_decay = 0.9995  # of steps, which are two an update
     config.data.image_size = 128
     config.model.backbone.stage_sizes = (2, 2, 2, 2)
     config.model.backbone.bottleneck = False

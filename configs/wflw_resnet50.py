@@ -13,23 +13,23 @@ from ml_collections import ConfigDict
 # Everything that can be done to a training face; none of it is. Normal draws end at two standard
 # deviations (sd); `most` and `least` bound uniform ones.
 AUGMENTATION = {
-    "mirror": {"probability": 0.0},
-    "rotation": {"probability": 0.0, "sd": 15.0},  # degrees
-    "scale": {"probability": 0.0, "sd": 0.1},  # of the factor's logarithm
-    "shift": {"probability": 0.0, "sd": 0.03},  # sides of the crop
-    "aspect": {"probability": 0.0, "sd": 0.05},  # of the logarithm of width / height
-    "box_jitter": {"probability": 0.0, "sd": 0.05},  # of each side, in widths and heights of it
-    "brightness": {"probability": 0.0, "most": 0.2},  # black to white is 1
-    "contrast": {"probability": 0.0, "most": 0.4},  # of the factor's logarithm, either way
-    "gamma": {"probability": 0.0, "most": 0.4},  # of the exponent's logarithm, either way
-    "saturation": {"probability": 0.0, "most": 0.4},  # of the factor's logarithm, either way
+    "hflip": {"probability": 0.0},
+    "rotation": {"probability": 0.0, "std": 15.0},  # degrees
+    "scale": {"probability": 0.0, "std": 0.1},  # of the factor's logarithm
+    "shift": {"probability": 0.0, "std": 0.03},  # sides of the crop
+    "aspect": {"probability": 0.0, "std": 0.05},  # of the logarithm of width / height
+    "box_noise": {"probability": 0.0, "std": 0.05},  # of each side, in widths and heights of it
+    "brightness": {"probability": 0.0, "max": 0.2},  # black to white is 1
+    "contrast": {"probability": 0.0, "max": 0.4},  # of the factor's logarithm, either way
+    "gamma": {"probability": 0.0, "max": 0.4},  # of the exponent's logarithm, either way
+    "saturation": {"probability": 0.0, "max": 0.4},  # of the factor's logarithm, either way
     "grey": {"probability": 0.0},
-    "flat_patch": {"probability": 0.0, "most": 0.4},  # its longest side, in sides of the crop
-    "noise_patch": {"probability": 0.0, "most": 0.4},
-    "picture_patch": {"probability": 0.0, "most": 0.4},  # a piece of another training picture
-    "blur": {"probability": 0.0, "most": 0.015},  # sd of the Gaussian, in sides of the crop
-    "resolution": {"probability": 0.0, "least": 0.25},  # share of the side that is kept
-    "jpeg": {"probability": 0.0, "least": 20},  # quality
+    "erase_flat": {"probability": 0.0, "max": 0.4},  # its longest side, in sides of the crop
+    "erase_noise": {"probability": 0.0, "max": 0.4},
+    "paste": {"probability": 0.0, "max": 0.4},  # a piece of another training picture
+    "blur": {"probability": 0.0, "max": 0.015},  # sd of the Gaussian, in sides of the crop
+    "resolution": {"probability": 0.0, "min": 0.25},  # share of the side that is kept
+    "jpeg": {"probability": 0.0, "min": 20},  # quality
 }
 
 
@@ -38,8 +38,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of the weights, the split and the order of the faces
     config.batch_size = 64  # over all devices of all processes
     config.num_epochs = 200
-    config.average_decay = 0.0  # of averaged weights, which validation and evaluation use; 0: none
-    config.non_finite = "stop"  # at a loss or gradient that is not finite; or skip the step
+    config.ema_decay = 0.0  # of averaged weights, which validation and evaluation use; 0: none
+    config.on_nonfinite = "stop"  # at a loss or gradient that is not finite; or skip the step
     config.compilation_cache = ""  # <workdir>/compilation_cache; or another folder, or off
 
     config.data = ConfigDict()
@@ -77,8 +77,8 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict({"name": "adam", "b1": 0.9, "b2": 0.999, "eps": 1e-8})
     config.optimizer.clip_norm = 0.0  # of the gradients; 0: any
-    config.optimizer.backbone_rate = 1.0  # its learning rate, as a share of the head's
-    config.optimizer.accumulate = 1  # batches that make one update
+    config.optimizer.backbone_lr_scale = 1.0  # its learning rate, as a share of the head's
+    config.optimizer.grad_accum_steps = 1  # batches that make one update
     config.schedule = ConfigDict({"name": "constant", "learning_rate": 1e-3})
 
     config.log = ConfigDict({"every_steps": 10})
@@ -86,25 +86,27 @@ def get_config() -> ConfigDict:
     config.checkpoint.every_steps = 500  # besides every epoch's end
     config.checkpoint.keep_last = 2  # the second for when the first is damaged
     config.checkpoint.keep_best = 1  # by validation loss
-    config.checkpoint.failed_save = "stop"  # or continue; without the last one no run succeeds
+    config.checkpoint.on_save_error = "stop"  # or continue; without the last one no run succeeds
 
     config.evaluate = ConfigDict()
     config.evaluate.split = "test"  # or train, validation, or a subset list: largepose, blur, ...
     config.evaluate.checkpoint = "best"  # or last, or a step
-    # Beside the rectangle without gains, which evaluation.json always starts with:
-    config.evaluate.boxes = ()  # of "rectangle" and "landmarks", each with and without the gains
-    config.evaluate.gains = ConfigDict()
-    config.evaluate.gains.two_pass = False  # crop again around the points of a first look
-    config.evaluate.gains.mirror = False  # average with the look at the mirrored face
-    config.evaluate.gains.jitters = 0  # further looks, at boxes moved and scaled by
-    config.evaluate.gains.jitter = 0.05  # at most so much of their sides
-    config.evaluate.box_errors = False  # NME with rectangles shifted and scaled by 5, 10 and 20 %
+    # Beside the rectangle without tta, which evaluation.json always starts with:
+    config.evaluate.boxes = ()  # of "rectangle" and "landmarks", each with and without the tta
+    config.evaluate.tta = ConfigDict()
+    config.evaluate.tta.two_pass = False  # crop again around the points of a first look
+    config.evaluate.tta.flip = False  # average with the look at the mirrored face
+    config.evaluate.tta.extra_crops = 0  # further looks, at boxes moved and scaled by
+    config.evaluate.tta.box_noise = 0.05  # at most so much of their sides
+    config.evaluate.box_robustness = (
+        False  # NME with rectangles shifted and scaled by 5, 10 and 20 %
+    )
 
     config.predict = ConfigDict()
     config.predict.detector = "centerface"  # of the extra `predict`; or a YuNet's ONNX file
     config.predict.threshold = 0.5  # the least score of a face
     config.predict.overlays = True  # whether the pictures are drawn, with points, boxes and axes
-    config.predict.gains = ConfigDict(config.evaluate.gains.to_dict())  # as those; all off
+    config.predict.tta = ConfigDict(config.evaluate.tta.to_dict())  # as those; all off
     config.predict.smoothing = ConfigDict()  # of a video's points: the one-euro filter
     config.predict.smoothing.cutoff = 1.0  # Hz, of a still face; 0: the points as they are
     config.predict.smoothing.beta = 10.0  # Hz more for each face side that a point moves in 1 s

@@ -2,7 +2,7 @@
 
     python launch.py --config configs/wflw_resnet50_48px.py --config.data.root=FOLDER
 
-What a short training gains most from is a head that starts at the mean shape and averaged weights
+What a short training tta most from is a head that starts at the mean shape and averaged weights
 (README, the ladder); the loss and the optimiser are the original's, the augmentation is mild.
 Trained and tested on faces98, two seeds have a test NME of 9.22 and 9.01 %, and the original's
 recipe 11.39 and 11.52 %.
@@ -16,13 +16,13 @@ from configs import wflw_resnet50
 def get_config() -> ConfigDict:
     config = wflw_resnet50.get_config()
     config.num_epochs = 40
-    config.average_decay = 0.99
+    config.ema_decay = 0.99
     config.data.image_size = 48
     augmentation = config.data.augmentation
-    augmentation.mirror.probability = 0.5
-    augmentation.rotation.update({"probability": 0.5, "sd": 10.0})
-    augmentation.scale.update({"probability": 0.5, "sd": 0.05})
-    augmentation.shift.update({"probability": 0.5, "sd": 0.02})
+    augmentation.hflip.probability = 0.5
+    augmentation.rotation.update({"probability": 0.5, "std": 10.0})
+    augmentation.scale.update({"probability": 0.5, "std": 0.05})
+    augmentation.shift.update({"probability": 0.5, "std": 0.02})
     augmentation.brightness.probability = 0.3
     augmentation.contrast.probability = 0.3
     config.data.crop.update({"margin": 0.0, "factor": 1.15})

@@ -4,7 +4,7 @@
     python launch.py --config configs/wflw_resnet50_strong.py --mode preview
 
 Needs WFLW in `data/WFLW` (README). With `--config.model.pretrained=FILE` it starts from ImageNet
-weights, and then `--config.optimizer.backbone_rate=0.3` keeps more of them. Not yet measured.
+weights, and then `--config.optimizer.backbone_lr_scale=0.3` keeps more of them. Not yet measured.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from configs import wflw_resnet50
 
 def get_config() -> ConfigDict:
     config = wflw_resnet50.get_config()
-    config.average_decay = 0.999
+    config.ema_decay = 0.999
 
     config.data.validation_fraction = 0.1
     config.data.image_size = 256
@@ -23,23 +23,23 @@ def get_config() -> ConfigDict:
     config.data.crop.square = True
     config.data.augmentation.update(
         {
-            "mirror": {"probability": 0.5},
-            "rotation": {"probability": 0.7, "sd": 18.0},
-            "scale": {"probability": 1.0, "sd": 0.08},
-            "shift": {"probability": 1.0, "sd": 0.03},
-            "aspect": {"probability": 0.5, "sd": 0.04},
-            "box_jitter": {"probability": 0.5, "sd": 0.04},
-            "brightness": {"probability": 0.5, "most": 0.2},
-            "contrast": {"probability": 0.5, "most": 0.4},
-            "gamma": {"probability": 0.3, "most": 0.4},
-            "saturation": {"probability": 0.3, "most": 0.5},
+            "hflip": {"probability": 0.5},
+            "rotation": {"probability": 0.7, "std": 18.0},
+            "scale": {"probability": 1.0, "std": 0.08},
+            "shift": {"probability": 1.0, "std": 0.03},
+            "aspect": {"probability": 0.5, "std": 0.04},
+            "box_noise": {"probability": 0.5, "std": 0.04},
+            "brightness": {"probability": 0.5, "max": 0.2},
+            "contrast": {"probability": 0.5, "max": 0.4},
+            "gamma": {"probability": 0.3, "max": 0.4},
+            "saturation": {"probability": 0.3, "max": 0.5},
             "grey": {"probability": 0.1},
-            "flat_patch": {"probability": 0.2, "most": 0.4},
-            "noise_patch": {"probability": 0.1, "most": 0.4},
-            "picture_patch": {"probability": 0.2, "most": 0.4},
-            "blur": {"probability": 0.15, "most": 0.012},
-            "resolution": {"probability": 0.15, "least": 0.25},
-            "jpeg": {"probability": 0.15, "least": 25},
+            "erase_flat": {"probability": 0.2, "max": 0.4},
+            "erase_noise": {"probability": 0.1, "max": 0.4},
+            "paste": {"probability": 0.2, "max": 0.4},
+            "blur": {"probability": 0.15, "max": 0.012},
+            "resolution": {"probability": 0.15, "min": 0.25},
+            "jpeg": {"probability": 0.15, "min": 25},
         }
     )
 
@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     )
 
     config.evaluate.boxes = ("rectangle", "landmarks")
-    config.evaluate.gains.two_pass = True
-    config.evaluate.gains.mirror = True
-    config.evaluate.box_errors = True
+    config.evaluate.tta.two_pass = True
+    config.evaluate.tta.flip = True
+    config.evaluate.box_robustness = True
     return config

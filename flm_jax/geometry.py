@@ -75,7 +75,7 @@ def crop_from_image(box: Float[ndarray, "*n 4"], size: int) -> Float[ndarray, "*
     return found
 
 
-def mirror(size: int) -> Float[ndarray, "2 3"]:
+def flip(size: int) -> Float[ndarray, "2 3"]:
     """The map that mirrors a crop of `size` pixels in x: u -> size - 1 - u."""
     return np.array([[-1.0, 0, size - 1], [0, 1.0, 0]])
 

@@ -56,9 +56,9 @@ def test_an_upright_map_is_inverted_to_the_last_digit():
 
 
 def test_a_map_that_turns_left_to_right_mirrors():
-    turned = geometry.compose(geometry.mirror(32), random_map(1))
+    turned = geometry.compose(geometry.flip(32), random_map(1))
     assert geometry.mirrors(turned) != geometry.mirrors(random_map(1))
-    assert geometry.mirrors(geometry.mirror(32))
+    assert geometry.mirrors(geometry.flip(32))
     assert not geometry.mirrors(np.array([[0.0, -1, 5], [1, 0, 5]]))  # A quarter turn,
     assert geometry.mirrors(np.array([[0.0, 1, 5], [1, 0, 5]]))  # and its mirror image.
 

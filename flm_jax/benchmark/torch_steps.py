@@ -87,7 +87,7 @@ def _train_step(job, device, layout):
     targets = torch.rand(job["batch_size"], 196, device=device) * job["image_size"]
     optimizer = _optimizer(network.parameters(), dict(job["optimizer"]))
     loss_of = _loss(dict(job["loss"]), job["image_size"])
-    decay = job["average_decay"]
+    decay = job["ema_decay"]
     average = [value.detach().clone() for value in network.parameters()] if decay else []
 
     def step():

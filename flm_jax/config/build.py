@@ -108,9 +108,9 @@ def select_split(config: ConfigDict, workdir: Path, splits: Splits) -> list[wflw
     return named[split]
 
 
-def training_order(config: ConfigDict, num_faces: int) -> sampler.TrainingOrder:
+def training_sampler(config: ConfigDict, num_faces: int) -> sampler.TrainingSampler:
     """This process's rows of every training step."""
-    return sampler.TrainingOrder(
+    return sampler.TrainingSampler(
         num_faces=num_faces,
         batch_size=config.batch_size,
         num_epochs=config.num_epochs,
@@ -127,7 +127,7 @@ def training_batches(
     at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches from step `start` on, augmented."""
-    order = training_order(config, len(records))
+    order = training_sampler(config, len(records))
     data = config.data
     settings = data.augmentation.to_dict()
     return _batches(
@@ -147,7 +147,7 @@ def evaluation_batches(
     records: Sequence[wflw.Record],
     *,
     box: str,
-    mirror: bool = False,
+    flip: bool = False,
     at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches of every face once, read by threads of this process.
@@ -158,10 +158,10 @@ def evaluation_batches(
         config: the crop and the batch size.
         records: the faces.
         box: their box, one of `crop.BOXES`.
-        mirror: whether they are mirrored.
+        flip: whether they are mirrored.
         at_unreadable: of `input_pipeline.batches`.
     """
-    order = sampler.EvaluationOrder(
+    order = sampler.EvaluationSampler(
         len(records), config.batch_size, jax.process_index(), jax.process_count()
     )
     return _batches(
@@ -169,7 +169,7 @@ def evaluation_batches(
         order,
         records,
         box=box,
-        mirror=mirror,
+        flip=flip,
         num_workers=0,
         at_unreadable=at_unreadable,
     )

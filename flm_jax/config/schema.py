@@ -16,15 +16,15 @@ from flm_jax.inference import smoothing, tta
 from flm_jax.training import step
 
 _SECTIONS = {
-    "": "seed batch_size num_epochs average_decay non_finite compilation_cache data model loss "
+    "": "seed batch_size num_epochs ema_decay on_nonfinite compilation_cache data model loss "
     "optimizer schedule log checkpoint evaluate predict benchmark",
     "data": "root prepared drawn drop_lines validation_fraction image_size box crop max_unreadable "
     "augmentation num_workers num_threads",
     "model": "dtype pretrained mean_shape uncertainty backbone",
     "log": "every_steps",
-    "checkpoint": "every_steps keep_last keep_best failed_save",
-    "evaluate": "split checkpoint boxes gains box_errors",
-    "predict": "detector threshold overlays gains smoothing",
+    "checkpoint": "every_steps keep_last keep_best on_save_error",
+    "evaluate": "split checkpoint boxes tta box_robustness",
+    "predict": "detector threshold overlays tta smoothing",
     "benchmark": "against repeats seconds",
 }
 
@@ -32,19 +32,19 @@ _LEAST = {
     "batch_size": 1,
     "num_epochs": 1,
     "seed": 0,
-    "average_decay": 0,
+    "ema_decay": 0,
     "data.image_size": 32,
     "data.num_workers": 0,
     "data.num_threads": 0,
     "model.backbone.width": 1,
     "optimizer.clip_norm": 0,
-    "optimizer.backbone_rate": 0,
-    "optimizer.accumulate": 1,
-    "evaluate.gains.jitters": 0,
-    "evaluate.gains.jitter": 0,
+    "optimizer.backbone_lr_scale": 0,
+    "optimizer.grad_accum_steps": 1,
+    "evaluate.tta.extra_crops": 0,
+    "evaluate.tta.box_noise": 0,
     "predict.threshold": 0,
-    "predict.gains.jitters": 0,
-    "predict.gains.jitter": 0,
+    "predict.tta.extra_crops": 0,
+    "predict.tta.box_noise": 0,
     "predict.smoothing.cutoff": 0,
     "predict.smoothing.beta": 0,
     "log.every_steps": 1,
@@ -57,14 +57,14 @@ _LEAST = {
 
 _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
-    "non_finite": ("stop", "skip"),
-    "checkpoint.failed_save": ("stop", "continue"),
+    "on_nonfinite": ("stop", "skip"),
+    "checkpoint.on_save_error": ("stop", "continue"),
     "benchmark.against": ("", "torch"),
 }
 
 # What may change when a run continues, and all that must not when its weights are evaluated.
 _FREE_ON_RESTART = (
-    "non_finite",
+    "on_nonfinite",
     "compilation_cache",
     "data.max_unreadable",
     "data.root",
@@ -102,8 +102,8 @@ def check(config: ConfigDict) -> None:
     for key, least in _LEAST.items():
         if values.get(key, least) < least:
             raise InputError(f"{key}={values[key]}: expected at least {least}")
-    if config.average_decay >= 1:
-        raise InputError(f"average_decay={config.average_decay}: expected less than 1")
+    if config.ema_decay >= 1:
+        raise InputError(f"ema_decay={config.ema_decay}: expected less than 1")
     if not 0 <= config.data.max_unreadable < 1:
         raise InputError(
             f"data.max_unreadable={config.data.max_unreadable}: expected a share of the faces, "
@@ -126,9 +126,9 @@ def check(config: ConfigDict) -> None:
         if box not in BOXES:
             expected = ", ".join(BOXES)
             raise InputError(f"evaluate.boxes={config.evaluate.boxes}: expected of {expected}")
-    gains = dict.fromkeys(("predict", "boxes", "margins"))
-    check_keywords("evaluate.gains", tta.predict_with_gains, **gains, **config.evaluate.gains)
-    check_keywords("predict.gains", tta.predict_with_gains, **gains, **config.predict.gains)
+    bound = dict.fromkeys(("predict", "boxes", "margins"))
+    check_keywords("evaluate.tta", tta.predict_with_tta, **bound, **config.evaluate.tta)
+    check_keywords("predict.tta", tta.predict_with_tta, **bound, **config.predict.tta)
     check_keywords("predict.smoothing", smoothing.OneEuroFilter, **config.predict.smoothing)
     check_keywords("data.drawn", dataset.draw_dataset, "", **config.data.drawn)
     check_keywords("data.crop", crop_box, None, **config.data.crop)

@@ -24,23 +24,23 @@ SDS = 2.0
 
 # Each augmentation's range: its name, and the least and the largest value that make sense.
 SETTINGS: dict[str, tuple[str, float, float] | None] = {
-    "mirror": None,
-    "rotation": ("sd", 0, 90),  # degrees
-    "scale": ("sd", 0, 0.5),  # of the logarithm of the factor
-    "shift": ("sd", 0, 0.5),  # of x and of y, in sides of the crop
-    "aspect": ("sd", 0, 0.5),  # of the logarithm of width / height
-    "box_jitter": ("sd", 0, 0.2),  # of each side of the box, in widths and heights of the box
-    "brightness": ("most", 0, 1),  # added or taken away, where white is 1
-    "contrast": ("most", 0, 3),  # of the logarithm of the factor, either way
-    "gamma": ("most", 0, 3),  # of the logarithm of the exponent, either way
-    "saturation": ("most", 0, 3),  # of the logarithm of the factor, either way
+    "hflip": None,
+    "rotation": ("std", 0, 90),  # degrees
+    "scale": ("std", 0, 0.5),  # of the logarithm of the factor
+    "shift": ("std", 0, 0.5),  # of x and of y, in sides of the crop
+    "aspect": ("std", 0, 0.5),  # of the logarithm of width / height
+    "box_noise": ("std", 0, 0.2),  # of each side of the box, in widths and heights of the box
+    "brightness": ("max", 0, 1),  # added or taken away, where white is 1
+    "contrast": ("max", 0, 3),  # of the logarithm of the factor, either way
+    "gamma": ("max", 0, 3),  # of the logarithm of the exponent, either way
+    "saturation": ("max", 0, 3),  # of the logarithm of the factor, either way
     "grey": None,
-    "flat_patch": ("most", 0.02, 1),  # the longest side of the patch, in sides of the crop
-    "noise_patch": ("most", 0.02, 1),
-    "picture_patch": ("most", 0.02, 1),  # of another training picture
-    "blur": ("most", 0, 0.1),  # the Gaussian's standard deviation, in sides of the crop
-    "resolution": ("least", 0.02, 1),  # the share of the side that the crop is reduced to
-    "jpeg": ("least", 1, 95),  # quality; 95 is the best that is drawn
+    "erase_flat": ("max", 0.02, 1),  # the longest side of the patch, in sides of the crop
+    "erase_noise": ("max", 0.02, 1),
+    "paste": ("max", 0.02, 1),  # of another training picture
+    "blur": ("max", 0, 0.1),  # the Gaussian's standard deviation, in sides of the crop
+    "resolution": ("min", 0.02, 1),  # the share of the side that the crop is reduced to
+    "jpeg": ("min", 1, 95),  # quality; 95 is the best that is drawn
 }
 
 
@@ -99,13 +99,13 @@ def random_crop_map(
         One affine map. Its determinant is negative where the face is mirrored.
     """
     box = box.astype(np.float64)
-    jitter = _draw(rng, settings["box_jitter"], 4)
+    jitter = _draw(rng, settings["box_noise"], 4)
     box = crop_box(box + jitter * np.tile(box[2:] - box[:2], 2), **crop)
     angle = np.deg2rad(_draw(rng, settings["rotation"], 1)[0])
     scale = np.exp(_draw(rng, settings["scale"], 1)[0])
     aspect = np.exp(_draw(rng, settings["aspect"], 1)[0] / 2)
     shift = _draw(rng, settings["shift"], 2) * (box[2:] - box[:2])
-    side = -1 if _happens(rng, settings["mirror"]) else 1
+    side = -1 if _happens(rng, settings["hflip"]) else 1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     # The face is turned before it is stretched: a tilted head that the crop then deforms.
     linear = np.diag([side * scale * aspect, scale / aspect]) @ turn
@@ -127,7 +127,7 @@ def largest_reach(settings: Settings) -> float:
     turned = np.cos(angle) + np.sin(angle)
     stretched = np.exp(_most(settings["scale"]) + _most(settings["aspect"]) / 2)
     # Along one side a square may move by the jitter while the other makes it grow by twice that.
-    jittered = 1 + 4 * _most(settings["box_jitter"])
+    jittered = 1 + 4 * _most(settings["box_noise"])
     return float(jittered * (1 + 2 * _most(settings["shift"])) * stretched * turned)
 
 
@@ -137,7 +137,7 @@ def largest_zoom(settings: Settings) -> float:
     For crops that are not smaller than their box.
     """
     stretched = np.exp(_most(settings["scale"]) + _most(settings["aspect"]) / 2)
-    return float(stretched / (1 - 2 * _most(settings["box_jitter"])))
+    return float(stretched / (1 - 2 * _most(settings["box_noise"])))
 
 
 def distort(
@@ -156,9 +156,9 @@ def distort(
     """
     crop = _light(rng, crop, settings)
     crop = _colour(rng, crop, settings)
-    for name in ("flat_patch", "noise_patch", "picture_patch"):
+    for name in ("erase_flat", "erase_noise", "paste"):
         if _happens(rng, settings[name]):
-            crop = _cover(rng, crop, name, settings[name]["most"], read_other)
+            crop = _cover(rng, crop, name, settings[name]["max"], read_other)
     return _sensor(rng, crop, settings)
 
 
@@ -191,9 +191,9 @@ def _cover(rng, crop, name, most, read_other):
     corner = np.round(rng.uniform(0, size, 2) - sides / 2).astype(int)
     (left, top), (right, bottom) = np.clip([corner, corner + sides], 0, size)
     height, width = max(0, bottom - top), max(0, right - left)
-    if name == "flat_patch":
+    if name == "erase_flat":
         patch = np.broadcast_to(rng.integers(0, 256, 3, dtype=np.uint8), (height, width, 3))
-    elif name == "noise_patch":
+    elif name == "erase_noise":
         patch = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     else:
         y, x = rng.integers(0, (size - height + 1, size - width + 1))
@@ -207,14 +207,14 @@ def _sensor(rng, crop, settings):
     """Blur, a low resolution and the traces of JPEG, in the order in which a camera adds them."""
     size = len(crop)
     if _happens(rng, settings["blur"]):
-        sigma = rng.uniform(0, settings["blur"]["most"]) * size
+        sigma = rng.uniform(0, settings["blur"]["max"]) * size
         crop = cv2.GaussianBlur(crop, (0, 0), max(sigma, 0.01))
     if _happens(rng, settings["resolution"]):
-        reduced = max(2, round(rng.uniform(settings["resolution"]["least"], 1) * size))
+        reduced = max(2, round(rng.uniform(settings["resolution"]["min"], 1) * size))
         crop = cv2.resize(crop, (reduced, reduced), interpolation=cv2.INTER_AREA)
         crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)
     if _happens(rng, settings["jpeg"]):
-        quality = round(rng.uniform(settings["jpeg"]["least"], 95))
+        quality = round(rng.uniform(settings["jpeg"]["min"], 95))
         bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
         _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
         crop = cv2.cvtColor(cv2.imdecode(content, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
@@ -232,14 +232,14 @@ def _draw(rng, setting, count):
     draw = rng.standard_normal(count)
     while (outside := np.abs(draw) > SDS).any():
         draw[outside] = rng.standard_normal(np.count_nonzero(outside))
-    return setting["sd"] * draw
+    return setting["std"] * draw
 
 
 def _most(setting) -> float:
     """The largest number that `_draw` gives."""
-    return SDS * setting["sd"] if setting["probability"] > 0 else 0.0
+    return SDS * setting["std"] if setting["probability"] > 0 else 0.0
 
 
 def _uniform(rng, setting):
     """A number within +-`most`, or zero."""
-    return rng.uniform(-1, 1) * setting["most"] if _happens(rng, setting) else 0.0
+    return rng.uniform(-1, 1) * setting["max"] if _happens(rng, setting) else 0.0

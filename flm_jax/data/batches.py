@@ -13,7 +13,7 @@ from flm_jax.data import augmentation
 from flm_jax.data.crop import crop_map, face_box, normalise
 from flm_jax.data.images import ImageError
 from flm_jax.data.prepared_face import cut_face
-from flm_jax.data.sampler import PADDING, EvaluationOrder, TrainingOrder
+from flm_jax.data.sampler import PADDING, EvaluationSampler, TrainingSampler
 from flm_jax.data.wflw import Record
 from flm_jax.landmarks import MIRROR
 
@@ -36,16 +36,16 @@ class ReadBatches:
         box: the face's box, one of `crop.BOXES`.
         crop: keywords of `crop.crop_box`.
         augmentation: settings of `augmentation`, for training; None: the faces as they are.
-        mirror: whether every face is mirrored.
+        flip: whether every face is mirrored.
     """
 
-    order: TrainingOrder | EvaluationOrder
+    order: TrainingSampler | EvaluationSampler
     records: Sequence[Record] = dataclasses.field(repr=False)  # grain asks for the text.
     image_size: int
     box: str
     crop: Mapping[str, Any]
     augmentation: augmentation.Settings | None
-    mirror: bool
+    flip: bool
 
     def image_shape(self, step: int) -> tuple[int, ...]:
         return len(self.order[step]), self.image_size, self.image_size, 3
@@ -100,7 +100,7 @@ class ReadBatches:
         """The generator of each face, if any, and its map."""
         if self.augmentation is None:
             return len(rows) * [None], self._plain_crops_from_images(records)
-        assert isinstance(self.order, TrainingOrder)
+        assert isinstance(self.order, TrainingSampler)
         seed, batch_size = self.order.seed, len(rows) // len(steps)  # No step has padding.
         rngs = [
             augmentation.face_generator(seed, self.order.epoch(steps[i // batch_size]), row)
@@ -120,7 +120,7 @@ class ReadBatches:
 
     def _plain_crops_from_images(self, records):
         boxes = np.stack([face_box(record, self.box) for record in records])
-        return crop_map(boxes, self.image_size, mirror=self.mirror, **self.crop)
+        return crop_map(boxes, self.image_size, flip=self.flip, **self.crop)
 
     def _cut_any(self, rng):
         """The crop of any face that can be read, which pieces are cut from."""

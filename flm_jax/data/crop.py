@@ -45,11 +45,11 @@ def crop_box(
 
 
 def crop_map(
-    box: Float[ndarray, "*n 4"], size: int, *, mirror: bool = False, **crop: Any
+    box: Float[ndarray, "*n 4"], size: int, *, flip: bool = False, **crop: Any
 ) -> Float[ndarray, "*n 2 3"]:
     """The map into the crop of `crop_box`, of `size` x `size` pixels, mirrored or not."""
     crop_from_image = geometry.crop_from_image(crop_box(box, **crop), size)
-    return geometry.compose(geometry.mirror(size), crop_from_image) if mirror else crop_from_image
+    return geometry.compose(geometry.flip(size), crop_from_image) if flip else crop_from_image
 
 
 def crop_image(

@@ -22,7 +22,7 @@ from flm_jax.data.batch_memory import BatchMemory
 from flm_jax.data.batches import ReadBatches
 from flm_jax.data.images import ImageError, read_record_image
 from flm_jax.data.prepared_face import read_face
-from flm_jax.data.sampler import EvaluationOrder, TrainingOrder
+from flm_jax.data.sampler import EvaluationSampler, TrainingSampler
 from flm_jax.data.shared_memory import WorkerMemory
 from flm_jax.data.wflw import Record
 from flm_jax.data.workers import num_cores, start_reading, start_worker
@@ -41,14 +41,14 @@ class WorkerError(InputError):
 
 
 def batches(
-    order: TrainingOrder | EvaluationOrder,
+    order: TrainingSampler | EvaluationSampler,
     records: Sequence[Record],
     *,
     image_size: int,
     box: str,
     crop: Mapping[str, Any],
     augmentation: augmentation.Settings | None = None,
-    mirror: bool = False,
+    flip: bool = False,
     num_workers: int,
     num_threads: int,
     start: int = 0,
@@ -59,7 +59,7 @@ def batches(
     Args:
         order: which rows make which batch.
         records: what the rows count.
-        image_size, box, crop, augmentation, mirror: of `ReadBatches`.
+        image_size, box, crop, augmentation, flip: of `ReadBatches`.
         num_workers: worker processes; 0 reads in threads of this process.
         num_threads: threads of every process; 0: what `default_threads` says. How many batches
             wait at a time, `most_waiting` says.
@@ -73,7 +73,7 @@ def batches(
     """
     if start >= len(order):
         return
-    read = ReadBatches(order, records, image_size, box, crop, augmentation, mirror)
+    read = ReadBatches(order, records, image_size, box, crop, augmentation, flip)
     num_threads = num_threads or default_threads(num_workers)
     dataset = _dataset(range(start, len(order)), read, num_workers, num_threads)
     start_reading()

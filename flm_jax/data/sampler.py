@@ -19,7 +19,7 @@ PADDING = -1  # a row of no face
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingOrder:
+class TrainingSampler:
     """Rows of every training step's batch: each epoch visits n // batch batches of a new order.
 
     What an epoch leaves out differs from epoch to epoch, since each has its own permutation.
@@ -62,7 +62,7 @@ class TrainingOrder:
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         return _share(rows, self.process_index, self.process_count)
 
-    def whole(self) -> "TrainingOrder":
+    def whole(self) -> "TrainingSampler":
         """The order of the global batches, which all processes share."""
         return dataclasses.replace(self, process_index=0, process_count=1)
 
@@ -75,7 +75,7 @@ def _epoch_order(seed, epoch, num_faces):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationOrder:
+class EvaluationSampler:
     """Rows of every evaluation batch: each face once, in order, then padding (-1)."""
 
     num_faces: int

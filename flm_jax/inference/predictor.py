@@ -65,7 +65,7 @@ def predict_faces(
     Args:
         eval_step: the network and the loss.
         variables: what `eval_step`'s network takes.
-        batches: of `orders.EvaluationOrder`, this process's rows of each.
+        batches: of `orders.EvaluationSampler`, this process's rows of each.
         num_faces: how many faces the batches hold; each has to come exactly once.
     """
     landmarks = np.zeros((num_faces, 98, 2), np.float32)
@@ -194,14 +194,14 @@ class LandmarkPredictor:
         return self.predict(self.cut(image, boxes)).landmarks
 
     def cut(
-        self, image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "n 4"], mirror: bool = False
+        self, image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "n 4"], flip: bool = False
     ) -> Crops:
         """The crops of the faces of a BGR picture, mirrored or not."""
         size = self._image_size
         images = np.zeros((len(boxes), size, size, 3), np.float32)
         maps = np.zeros((len(boxes), 2, 3), np.float32)
         for i, box in enumerate(boxes.astype(np.float32)):
-            crop_from_image = crop_map(box, size, mirror=mirror, **self._crop)
+            crop_from_image = crop_map(box, size, flip=flip, **self._crop)
             image_from_crop = geometry.invert(crop_from_image)
             normalise(crop_image(image, image_from_crop, size), out=images[i])
             maps[i] = image_from_crop
@@ -267,7 +267,7 @@ def restore(
             # The optimiser's state is part of the checkpoint; its shapes depend on no schedule.
             optimizer = build.build_optimizer(old, optax.constant_schedule(0.0))
             model = build.build_model(config or old)
-            averaged = old.average_decay > 0
+            averaged = old.ema_decay > 0
             shapes = train_state_shapes(model, optimizer, old.data.image_size, averaged)
         except (AttributeError, KeyError) as error:
             raise InputError(f"{workdir}: trained by another version of this: {error}") from None

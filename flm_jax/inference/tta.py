@@ -16,15 +16,15 @@ Predict = Callable[[ndarray, bool], ndarray]
 _SMALLEST = 0.25
 
 
-def predict_with_gains(
+def predict_with_tta(
     predict: Predict,
     boxes: Float[ndarray, "n 4"],
     margins: Float[ndarray, "4"],
     *,
     two_pass: bool,
-    mirror: bool,
-    jitters: int,
-    jitter: float,
+    flip: bool,
+    extra_crops: int,
+    box_noise: float,
 ) -> Float[ndarray, "n 98 2"]:
     """Landmarks from several looks at every face.
 
@@ -33,9 +33,9 @@ def predict_with_gains(
         boxes: of the faces.
         margins: of the training's boxes around their landmarks, as `mean_margins` gives them.
         two_pass: whether the faces are cropped again, around the points of a first look.
-        mirror: whether each look is averaged with that at the mirrored face.
-        jitters: looks besides the first, each with the boxes moved and scaled at random.
-        jitter: how far, at most, in sides of the box.
+        flip: whether each look is averaged with that at the mirrored face.
+        extra_crops: looks besides the first, each with the boxes moved and scaled at random.
+        box_noise: how far, at most, in sides of the box.
 
     Returns:
         The mean of all looks of the last pass.
@@ -43,8 +43,8 @@ def predict_with_gains(
     if two_pass:
         boxes = second_boxes(predict(boxes, False), boxes, margins)
     rng = np.random.default_rng(0)
-    views = [boxes, *(random_boxes(rng, boxes, jitter) for _ in range(jitters))]
-    looks = [predict(view, side) for view in views for side in ((False, True)[: 1 + mirror])]
+    views = [boxes, *(random_boxes(rng, boxes, box_noise) for _ in range(extra_crops))]
+    looks = [predict(view, side) for view in views for side in ((False, True)[: 1 + flip])]
     return np.stack(looks).mean(axis=0, dtype=np.float64).astype(np.float32)
 
 

@@ -116,15 +116,15 @@ class _Steps:
         return create_train_state(
             *(self._model, self._optimizer, jax.random.key(config.seed), config.data.image_size),
             replicated(devices),
-            averaged=config.average_decay > 0,
+            averaged=config.ema_decay > 0,
             given=self._given,
         )
 
     def _map(self, devices):
         return pmap_train_step(
             *(self._model, self._optimizer, self._face_loss, self._schedule),
-            self._config.average_decay,
-            skip_non_finite=self._config.non_finite == "skip",
+            self._config.ema_decay,
+            skip_nonfinite=self._config.on_nonfinite == "skip",
             devices=devices,
         )
 
@@ -185,7 +185,10 @@ def count_flops(model: nn.Module, variables: Any, image_size: int) -> float:
 
 def _torch(config: ConfigDict) -> contextlib.AbstractContextManager[TorchProcess]:
     optimizer = config.optimizer.to_dict()
-    for name in ("backbone_rate", "accumulate"):  # Of the same cost, or of a part of the steps.
+    for name in (
+        "backbone_lr_scale",
+        "grad_accum_steps",
+    ):  # Of the same cost, or of a part of the steps.
         optimizer.pop(name)
     return torch_process(
         {
@@ -198,7 +201,7 @@ def _torch(config: ConfigDict) -> contextlib.AbstractContextManager[TorchProcess
             "loss": config.loss.to_dict(),
             "clip_norm": optimizer.pop("clip_norm"),
             "optimizer": optimizer,
-            "average_decay": config.average_decay,
+            "ema_decay": config.ema_decay,
             "choose_seconds": config.benchmark.seconds,
         }
     )

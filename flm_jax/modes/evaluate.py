@@ -70,12 +70,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if not np.isfinite(predictions).all():
         raise InputError(f"{workdir}: the weights of step {step} predict no finite numbers")
 
-    def predict(boxes: ndarray, mirror: bool) -> ndarray:
+    def predict(boxes: ndarray, flip: bool) -> ndarray:
         moved = [
             dataclasses.replace(record, box=box) for record, box in zip(records, boxes, strict=True)
         ]
-        points = _predict(config, eval_step, variables, moved, mirror).landmarks
-        return points[:, MIRROR] if mirror else points
+        points = _predict(config, eval_step, variables, moved, flip).landmarks
+        return points[:, MIRROR] if flip else points
 
     if config.data.box == "landmarks":
         training_boxes = geometry.bounding_box(training_points)
@@ -95,7 +95,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 wflw.ATTRIBUTES, np.stack([record.attributes for record in records]).T, strict=True
             )
         },
-        "gains": config.evaluate.gains.to_dict(),
+        "tta": config.evaluate.tta.to_dict(),
         "protocols": {
             box: {
                 kind: {**summarise(points, targets, boxes), **_details(points, targets)}
@@ -103,7 +103,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
             }
             for box, kinds in others.items()
         },
-        "box_errors": _box_errors(predict, boxes, targets) if config.evaluate.box_errors else {},
+        "box_robustness": _box_robustness(predict, boxes, targets)
+        if config.evaluate.box_robustness
+        else {},
     }
     if processes.is_first():
         _write(config, workdir, records, plain, others, targets, figures)
@@ -111,19 +113,17 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _predict_protocols(config, predict, plain, rectangles, targets, margins):
-    """The predictions of `evaluate.boxes`, each without and, where there are any, with gains.
+    """The predictions of `evaluate.boxes`, each without and, where there are any, with tta.
 
     `plain` are those of the rectangles without.
     """
-    gains = config.evaluate.gains
+    chosen = config.evaluate.tta
     of_box = {"rectangle": rectangles, "landmarks": geometry.bounding_box(targets)}
     predictions: dict[str, dict[str, ndarray]] = {}
     for box in config.evaluate.boxes:
         predictions[box] = {"plain": plain if box == "rectangle" else predict(of_box[box], False)}
-        if gains.two_pass or gains.mirror or gains.jitters:
-            predictions[box]["gains"] = tta.predict_with_gains(
-                predict, of_box[box], margins, **gains
-            )
+        if chosen.two_pass or chosen.flip or chosen.extra_crops:
+            predictions[box]["tta"] = tta.predict_with_tta(predict, of_box[box], margins, **chosen)
     return predictions
 
 
@@ -137,7 +137,7 @@ def _details(predictions, targets) -> dict[str, Any]:
     }
 
 
-def _box_errors(predict, boxes, targets) -> dict[str, dict[str, float]]:
+def _box_robustness(predict, boxes, targets) -> dict[str, dict[str, float]]:
     """NME in per cent where each box is off by so many per cent of its sides."""
     return {
         name: {
@@ -202,7 +202,7 @@ def format_table(figures: dict[str, Any]) -> str:
     lines += [
         f"{f'rectangles off by a {name}':<34}"
         + ", ".join(f"{share} %: {error:.2f} %" for share, error in row.items())
-        for name, row in figures["box_errors"].items()
+        for name, row in figures["box_robustness"].items()
     ]
     lines.append(f"mean shape NME {figures['nme_mean_shape']:.2f} %")
     return "\n".join(lines).replace("nan", "  -")
@@ -216,10 +216,10 @@ def _predict(
     eval_step: EvalStep,
     variables: dict[str, Any],
     records: Sequence[wflw.Record],
-    mirror: bool = False,
+    flip: bool = False,
 ) -> Predictions:
     """Predictions in image pixels."""
-    batches = build.evaluation_batches(config, records, box="rectangle", mirror=mirror)
+    batches = build.evaluation_batches(config, records, box="rectangle", flip=flip)
     with contextlib.closing(batches):
         return predict_faces(eval_step, variables, batches, len(records))
 

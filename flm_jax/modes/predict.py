@@ -153,9 +153,9 @@ def _look(job: _Job, predictor, detect, keep: bool) -> _Seen:
 
 def _predict_pictures(config, predictor, detect, jobs, folder, received):
     """The entries, in the order of the jobs or of the file of boxes, and what went wrong."""
-    chosen, gains = config.predict, config.predict.gains
+    chosen, looks = config.predict, config.predict.tta
     threads = config.data.num_threads or default_threads(0)
-    keep = chosen.overlays or gains.two_pass or gains.mirror or gains.jitters > 0
+    keep = chosen.overlays or looks.two_pass or looks.flip or looks.extra_crops > 0
     # Read ahead a batch's worth; where the pictures stay, only what keeps the threads at work.
     ahead = 2 * threads if keep else max(2 * threads, predictor.batch_size)
     start_reading()
@@ -169,7 +169,7 @@ def _predict_pictures(config, predictor, detect, jobs, folder, received):
         drawn: list[Future] = []
         seen = _map_ahead(pool, lambda job: _look(job, predictor, detect, keep), jobs, ahead)
         for chunk in _chunks(seen, predictor.batch_size):
-            faces = _predict_chunk(predictor, pool, chunk, gains)
+            faces = _predict_chunk(predictor, pool, chunk, looks)
             for each, found in zip(chunk, faces, strict=True):
                 for problem in each.problems:
                     tqdm.write(problem)
@@ -222,7 +222,7 @@ def _chunks(seen: Iterable[_Seen], num_faces: int) -> Iterator[list[_Seen]]:
         yield chunk
 
 
-def _predict_chunk(predictor, pool, chunk, gains) -> list[list[Face]]:
+def _predict_chunk(predictor, pool, chunk, looks) -> list[list[Face]]:
     """The faces of each picture."""
     boxes = np.array([box for each in chunk for box in each.boxes], np.float32).reshape(-1, 4)
     if not len(boxes):
@@ -231,22 +231,22 @@ def _predict_chunk(predictor, pool, chunk, gains) -> list[list[Face]]:
     first = _join([each.crops for each in chunk])
     scales: list[ndarray] = []
 
-    def predict(views: ndarray, mirror: bool) -> ndarray:
+    def predict(views: ndarray, flip: bool) -> ndarray:
         crops = first
-        if mirror or views is not boxes:
+        if flip or views is not boxes:
             parts = zip(chunk, np.split(views, ends), strict=True)
-            cut = pool.map(lambda part: predictor.cut(part[0].image, part[1], mirror), parts)
+            cut = pool.map(lambda part: predictor.cut(part[0].image, part[1], flip), parts)
             crops = _join([part for part in cut if len(part.images)])
         found = predictor.predict(crops)
         if not np.isfinite(found.landmarks).all():
             raise InputError("the weights predict no finite numbers")
         if found.scale is not None:
-            scales.append(found.scale[:, MIRROR] if mirror else found.scale)
-        return found.landmarks[:, MIRROR] if mirror else found.landmarks
+            scales.append(found.scale[:, MIRROR] if flip else found.scale)
+        return found.landmarks[:, MIRROR] if flip else found.landmarks
 
     margins = np.array(wflw.RECTANGLE_MARGINS)
-    landmarks = tta.predict_with_gains(predict, boxes, margins, **gains)
-    scale = np.mean(scales[gains.two_pass :], axis=0) if scales else None
+    landmarks = tta.predict_with_tta(predict, boxes, margins, **looks)
+    scale = np.mean(scales[looks.two_pass :], axis=0) if scales else None
     faces: list[list[Face]] = []
     i = 0
     for each in chunk:

@@ -82,7 +82,7 @@ def _train(
     Returns:
         The signal that stopped it, or 0.
     """
-    order = build.training_order(config, len(splits.training))
+    order = build.training_sampler(config, len(splits.training))
     model, face_loss = build.build_model(config), build.build_face_loss(config)
     schedule = build.build_schedule(config, len(order))
     optimizer = build.build_optimizer(config, schedule)
@@ -97,9 +97,9 @@ def _train(
     if signal := stop.settle():
         processes.say(f"stopped by {Signals(signal).name} before a step: nothing to save")
         return signal
-    skip = config.non_finite == "skip"
+    skip = config.on_nonfinite == "skip"
     train_step = pmap_train_step(
-        model, optimizer, face_loss, schedule, config.average_decay, skip_non_finite=skip
+        model, optimizer, face_loss, schedule, config.ema_decay, skip_nonfinite=skip
     )
     eval_step = pmap_eval_step(build.build_model(config, folded=True), face_loss)
     ends_epoch = start > 0 and start % order.steps_per_epoch == 0
@@ -122,7 +122,7 @@ def _train(
             order,
             batch_size=config.batch_size,
             every_steps=config.log.every_steps,
-            skip_non_finite=skip,
+            skip_nonfinite=skip,
             describe=partial(describe_step, order, splits.training),
             writer=writer,
             bar=bar,
@@ -179,7 +179,7 @@ def _loop(
             if last:
                 checkpoints.wait()
         except SaveError as error:
-            if last or config.checkpoint.failed_save == "stop":
+            if last or config.checkpoint.on_save_error == "stop":
                 raise
             tqdm.write(f"warning: {error}")
 
@@ -187,7 +187,7 @@ def _loop(
         try:
             checkpoints.check()
         except SaveError as error:
-            if config.checkpoint.failed_save == "stop":
+            if config.checkpoint.on_save_error == "stop":
                 raise
             tqdm.write(f"warning: {error}")
 
@@ -239,7 +239,7 @@ def _initial_state(
 ) -> tuple[TrainState, Progress]:
     """The last checkpoint that is whole, or the state before the first step."""
     progress = Progress(fingerprint=sampler.fingerprint(splits.training))
-    size, averaged = config.data.image_size, config.average_decay > 0
+    size, averaged = config.data.image_size, config.ema_decay > 0
     shapes = train_state_shapes(model, optimizer, size, averaged)
     while (last := checkpoints.last_step()) is not None:
         try:

@@ -39,8 +39,8 @@ def make_optimizer(
     *,
     schedule: optax.Schedule,
     clip_norm: float = 0.0,
-    backbone_rate: float = 1.0,
-    accumulate: int = 1,
+    backbone_lr_scale: float = 1.0,
+    grad_accum_steps: int = 1,
     **hyperparameters: float,
 ) -> optax.GradientTransformation:
     """Optax's own optimiser with the schedule, and what stands around it.
@@ -49,9 +49,9 @@ def make_optimizer(
         name: `adam`, `adamw` (whose decay leaves out biases and batch norm) or `sgd`.
         schedule: the learning rate of every step.
         clip_norm: the largest norm that the gradients keep; 0: any.
-        backbone_rate: the backbone's learning rate as a share of the head's.
-        accumulate: steps whose mean gradient makes one update, for devices that hold no larger
-            batch.
+        backbone_lr_scale: the backbone's learning rate as a share of the head's.
+        grad_accum_steps: steps whose mean gradient makes one update, for devices that hold no
+            larger batch.
         **hyperparameters: of the optimiser.
     """
     optimizers: dict[str, Callable] = {
@@ -63,14 +63,14 @@ def make_optimizer(
         raise InputError(f"optimizer.name={name}: expected one of {', '.join(optimizers)}")
     check_keywords("optimizer", optimizers[name], schedule, **hyperparameters)
     # The optimiser counts its updates, the schedule steps.
-    chain = [optimizers[name](lambda count: schedule(count * accumulate), **hyperparameters)]
+    chain = [optimizers[name](lambda count: schedule(count * grad_accum_steps), **hyperparameters)]
     if clip_norm:
         chain.insert(0, optax.clip_by_global_norm(clip_norm))
-    if backbone_rate != 1:
-        chain.append(optax.masked(optax.scale(backbone_rate), _backbone))
+    if backbone_lr_scale != 1:
+        chain.append(optax.masked(optax.scale(backbone_lr_scale), _backbone))
     optimizer = optax.chain(*chain) if len(chain) > 1 else chain[0]
-    if accumulate > 1:
-        return optax.MultiSteps(optimizer, accumulate).gradient_transformation()
+    if grad_accum_steps > 1:
+        return optax.MultiSteps(optimizer, grad_accum_steps).gradient_transformation()
     return optimizer
 
 

@@ -9,7 +9,7 @@ import jax
 from tqdm import tqdm
 
 from flm_jax.data.loader import picture_error
-from flm_jax.data.sampler import TrainingOrder
+from flm_jax.data.sampler import TrainingSampler
 from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
 from flm_jax.runtime.checkpoint import Progress
@@ -28,7 +28,7 @@ class StepLog:
         order: which faces make which step.
         batch_size: of the global batch.
         every_steps: how often a row is written.
-        skip_non_finite: whether a step without finite numbers is one that changed nothing. Else
+        skip_nonfinite: whether a step without finite numbers is one that changed nothing. Else
             it is the end.
         describe: the faces of a step.
         writer: where the rows go; None: nowhere.
@@ -39,18 +39,18 @@ class StepLog:
         self,
         progress: Progress,
         start: int,
-        order: TrainingOrder,
+        order: TrainingSampler,
         *,
         batch_size: int,
         every_steps: int,
-        skip_non_finite: bool,
+        skip_nonfinite: bool,
         describe: Callable[[int], str],
         writer: MetricsWriter | None,
         bar: tqdm,
     ):
         self.progress = progress
         self._order, self._batch_size, self._every = order, batch_size, every_steps
-        self._skip, self._describe = skip_non_finite, describe
+        self._skip, self._describe = skip_nonfinite, describe
         self._writer, self._bar = writer, bar
         self._pending: collections.deque = collections.deque()
         self._mark = (time.perf_counter(), start)
@@ -162,7 +162,7 @@ class Unreadable:
         )
 
 
-def describe_step(order: TrainingOrder, records: Sequence[Record], step: int) -> str:
+def describe_step(order: TrainingSampler, records: Sequence[Record], step: int) -> str:
     """Which faces the step's batch holds, over all processes."""
     rows = order.whole()[step - 1]
     epoch, batch = divmod(step - 1, order.steps_per_epoch)

@@ -36,11 +36,11 @@ def train_step(
     optimizer: optax.GradientTransformation,
     face_loss: FaceLoss,
     schedule: optax.Schedule,
-    average_decay: float = 0.0,
+    ema_decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update by the mean loss over the faces of the global batch.
 
-    Where the state keeps averages, they follow by `average_decay`.
+    Where the state keeps averages, they follow by `ema_decay`.
 
     Returns:
         The next state, and the same on all devices: `loss` before the update, `gradient_norm` and
@@ -75,7 +75,7 @@ def train_step(
         opt_state=opt_state,
         average=state.average,
     )
-    return _update_average(state, average_decay), scalars
+    return _update_average(state, ema_decay), scalars
 
 
 def _update_average(state: TrainState, decay: float) -> TrainState:
@@ -124,14 +124,14 @@ def pmap_train_step(
     optimizer: optax.GradientTransformation,
     face_loss: FaceLoss,
     schedule: optax.Schedule,
-    average_decay: float = 0.0,
+    ema_decay: float = 0.0,
     *,
-    skip_non_finite: bool = False,
+    skip_nonfinite: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """`train_step` on all devices, or on some; the state is donated. Batches are `[d, b/d, ...]`.
 
-    With `skip_non_finite`, a step whose loss or gradient is not finite changes the step alone.
+    With `skip_nonfinite`, a step whose loss or gradient is not finite changes the step alone.
     """
     step = partial(
         train_step,
@@ -139,9 +139,9 @@ def pmap_train_step(
         optimizer=optimizer,
         face_loss=face_loss,
         schedule=schedule,
-        average_decay=average_decay,
+        ema_decay=ema_decay,
     )
-    if skip_non_finite:
+    if skip_nonfinite:
         step = _skip_non_finite(step)
     if jax.process_count() > 1:
         step = _with_stop(step)

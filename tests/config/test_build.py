@@ -61,7 +61,7 @@ def test_the_reader_gets_the_settings_of_the_config(config, train_records, monke
     monkeypatch.setattr(build.input_pipeline, "batches", remember)
     config = change(config, "data.num_workers", 3)
     config.batch_size = 8
-    config.data.augmentation.mirror.probability = 0.5
+    config.data.augmentation.hflip.probability = 0.5
     build.training_batches(config, train_records, 5)
     build.evaluation_batches(config, train_records, box="landmarks")
     assert [(each["num_workers"], each["box"]) for each in seen] == [
@@ -71,7 +71,7 @@ def test_the_reader_gets_the_settings_of_the_config(config, train_records, monke
     assert seen[0]["start"] == 5
     assert seen[0]["augmentation"] == config.data.augmentation.to_dict()
     assert "augmentation" not in seen[1]
-    config.data.augmentation.mirror.probability = 0.0  # As all others: nothing is random.
+    config.data.augmentation.hflip.probability = 0.0  # As all others: nothing is random.
     build.training_batches(config, train_records, 5)
     assert seen[2]["augmentation"] is None
 

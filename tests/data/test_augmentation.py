@@ -19,8 +19,8 @@ from flm_jax.landmarks import MIRROR
 OFF = wflw_resnet50.AUGMENTATION
 CROP = {"margin": 10.0, "factor": 1.0, "square": False}
 SQUARE = {"margin": 0.0, "factor": 1.2, "square": True}
-GEOMETRIC = ("mirror", "rotation", "scale", "shift", "aspect", "box_jitter")
-STRONG = {"rotation": 45.0, "scale": 0.2, "shift": 0.1, "aspect": 0.2, "box_jitter": 0.1}
+GEOMETRIC = ("hflip", "rotation", "scale", "shift", "aspect", "box_noise")
+STRONG = {"rotation": 45.0, "scale": 0.2, "shift": 0.1, "aspect": 0.2, "box_noise": 0.1}
 PHOTOMETRIC = [name for name in OFF if name not in GEOMETRIC]
 
 
@@ -92,8 +92,8 @@ def test_each_range_means_what_it_says(crop):
     ratios = np.log([change[0, 0] / change[1, 1] for change in draws("aspect")])
     assert np.abs(ratios).max() <= 2 * 0.2
     assert all(np.isclose(change[0, 0] * change[1, 1], 1) for change in draws("aspect"))
-    for change in draws("mirror"):
-        np.testing.assert_allclose(change, geometry.mirror(100), atol=1e-9)
+    for change in draws("hflip"):
+        np.testing.assert_allclose(change, geometry.flip(100), atol=1e-9)
 
 
 def test_a_rotation_turns_the_picture_as_a_whole():
@@ -148,7 +148,7 @@ def frontal_head():
 
 
 def mirrored_points(landmarks, box, permutation):
-    found = augmentation.random_crop_map(generator(), box, 200, SQUARE, settings("mirror"))
+    found = augmentation.random_crop_map(generator(), box, 200, SQUARE, settings("hflip"))
     assert np.linalg.det(found[:, :2]) < 0
     return geometry.apply(found, landmarks)[permutation]
 
@@ -168,7 +168,7 @@ def test_mirroring_a_symmetric_face_leaves_every_landmark_where_it_was():
 
 
 def read_epochs(records, chosen, **changes):
-    order = sampler.TrainingOrder(
+    order = sampler.TrainingSampler(
         len(records), batch_size=8, num_epochs=2, seed=changes.pop("seed", 1)
     )
     return list(
@@ -199,7 +199,7 @@ EVERYTHING = settings(*OFF, probability=0.5)
 
 def test_the_loaders_mirrored_faces_are_the_mirror_images(train_records):
     plain = read_epochs(train_records, OFF)[0]
-    flipped = read_epochs(train_records, settings("mirror"))[0]
+    flipped = read_epochs(train_records, settings("hflip"))[0]
     # OpenCV interpolates at 32nds of a pixel, rounded the other way in the mirror.
     assert np.abs(flipped["image"] - plain["image"][:, :, ::-1]).mean() < 0.005
     expected = plain["landmarks"] * [-1, 1] + [31, 0]
@@ -237,7 +237,7 @@ def test_the_seed_the_epoch_and_the_face_decide_everything(train_records):
 
 
 def test_evaluation_sees_the_faces_as_they_are(train_records):
-    order = sampler.EvaluationOrder(8, 8)
+    order = sampler.EvaluationSampler(8, 8)
     plain = read_epochs(train_records, OFF)
     one = next(
         loader.batches(
@@ -331,7 +331,7 @@ def test_jpeg_is_of_red_green_and_blue():
     np.testing.assert_array_equal(distorted("jpeg", jpeg=95), expected)
 
 
-@pytest.mark.parametrize("name", ["flat_patch", "noise_patch", "picture_patch"])
+@pytest.mark.parametrize("name", ["erase_flat", "erase_noise", "paste"])
 def test_a_patch_covers_one_bounded_rectangle(name):
     image = np.zeros((96, 96, 3), np.uint8)
     areas = []
@@ -360,9 +360,9 @@ def change(name, **values):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (change("mirror", probability=1.5), r"augmentation.mirror.probability=1.5: .* from 0 to 1"),
+        (change("hflip", probability=1.5), r"augmentation.hflip.probability=1.5: .* from 0 to 1"),
         (change("rotation", sd=-1.0), r"rotation.sd=-1.0: expected a number from 0 to 90"),
-        (change("box_jitter", sd=0.5), r"box_jitter.sd=0.5: expected a number from 0 to 0.2"),
+        (change("box_noise", sd=0.5), r"box_noise.sd=0.5: expected a number from 0 to 0.2"),
         (change("blur", sigma=1.0), r"augmentation.blur has the keys .*'sigma'"),
         ({**OFF, "tilt": {"probability": 0.0}}, r"unknown keys \['tilt'\]"),
         ({k: v for k, v in OFF.items() if k != "jpeg"}, "lacks the key 'jpeg'"),

@@ -3,11 +3,11 @@ from test_loader import CROP, TURNED
 
 from flm_jax import geometry
 from flm_jax.data.batches import ReadBatches
-from flm_jax.data.sampler import EvaluationOrder, TrainingOrder
+from flm_jax.data.sampler import EvaluationSampler, TrainingSampler
 
 
 def reading(order, records, augmentation=None):
-    settings = {"image_size": 32, "box": "rectangle", "crop": CROP, "mirror": False}
+    settings = {"image_size": 32, "box": "rectangle", "crop": CROP, "flip": False}
     return ReadBatches(order, records, augmentation=augmentation, **settings)
 
 
@@ -19,7 +19,7 @@ def write(read, steps):
 
 
 def test_samples_are_the_crops_of_their_records(test_records):
-    (batch,) = write(reading(EvaluationOrder(len(test_records), 8), test_records), range(1))
+    (batch,) = write(reading(EvaluationSampler(len(test_records), 8), test_records), range(1))
     assert {name: (array.dtype, array.shape) for name, array in batch.items()} == {
         "image": (np.float32, (8, 32, 32, 3)),
         "landmarks": (np.float32, (8, 98, 2)),
@@ -38,7 +38,7 @@ def test_samples_are_the_crops_of_their_records(test_records):
 
 
 def test_padding_is_masked_and_empty(test_records):
-    last = write(reading(EvaluationOrder(5, 4), test_records), range(2))[-1]
+    last = write(reading(EvaluationSampler(5, 4), test_records), range(2))[-1]
     np.testing.assert_array_equal(last["mask"], [1, 0, 0, 0])
     np.testing.assert_array_equal(last["index"], [4, -1, -1, -1])
     assert (last["image"][1:] == 0).all()
@@ -46,7 +46,7 @@ def test_padding_is_masked_and_empty(test_records):
 
 def test_batches_that_are_read_together_are_those_read_alone(train_records):
     """Each in its own epoch: a face is augmented anew in every one."""
-    order = TrainingOrder(num_faces=4, batch_size=4, num_epochs=8, seed=5)
+    order = TrainingSampler(num_faces=4, batch_size=4, num_epochs=8, seed=5)
     read = reading(order, train_records[:4], augmentation=TURNED)
     together = write(read, range(8))
     for step, batch in enumerate(together):
@@ -59,5 +59,5 @@ def test_batches_that_are_read_together_are_those_read_alone(train_records):
 
 def test_its_text_holds_no_faces(test_records):
     """grain asks for it when it starts to read: thousands of faces take seconds to print."""
-    read = reading(EvaluationOrder(len(test_records), 8), test_records)
+    read = reading(EvaluationSampler(len(test_records), 8), test_records)
     assert len(repr(read.write)) < 1000

@@ -14,10 +14,10 @@ from flm_jax.data import loader, shared_memory
 from flm_jax.data.batches import ReadBatches
 from flm_jax.data.images import ImageError
 from flm_jax.data.loader import WorkerError
-from flm_jax.data.sampler import EvaluationOrder, TrainingOrder
+from flm_jax.data.sampler import EvaluationSampler, TrainingSampler
 
 CROP = {"margin": 10.0}
-TURNED = {**AUGMENTATION, "rotation": {"probability": 1.0, "sd": 15.0}}
+TURNED = {**AUGMENTATION, "rotation": {"probability": 1.0, "std": 15.0}}
 
 
 def read(order, records, **settings):
@@ -26,7 +26,7 @@ def read(order, records, **settings):
 
 
 def make_order(**settings):
-    return TrainingOrder(**{"batch_size": 4, "num_epochs": 3, "seed": 5, **settings})
+    return TrainingSampler(**{"batch_size": 4, "num_epochs": 3, "seed": 5, **settings})
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def assert_same(a, b):
 
 
 def test_a_batch_holds_what_a_step_takes(test_records):
-    first, last = read(EvaluationOrder(5, 4), test_records)
+    first, last = read(EvaluationSampler(5, 4), test_records)
     for batch in (first, last):
         assert {name: (array.dtype, array.shape) for name, array in batch.items()} == {
             "image": (np.float32, (4, 32, 32, 3)),
@@ -79,7 +79,7 @@ def test_a_short_order_is_shared_by_the_threads(train_records, monkeypatch):
     monkeypatch.setattr(ReadBatches, "write", counted)
     for num_faces, num_threads, expected in ((40, 5, [2] * 5), (40, 1, [10]), (12, 5, [1] * 3)):
         sizes.clear()
-        read(EvaluationOrder(num_faces, 4), train_records, num_threads=num_threads)
+        read(EvaluationSampler(num_faces, 4), train_records, num_threads=num_threads)
         assert sizes == expected
 
 
@@ -193,7 +193,7 @@ def test_a_broken_picture_raises_its_own_error(tmp_path, test_records, num_worke
     broken = dataclasses.replace(test_records[3], image_path=str(tmp_path / "broken.jpg"))
     records = [*test_records[:3], broken, *test_records[4:]]
     with pytest.raises(ImageError, match=f":{broken.line}: .*the file is empty"):
-        read(EvaluationOrder(len(records), 2), records, num_workers=num_workers)
+        read(EvaluationSampler(len(records), 2), records, num_workers=num_workers)
 
 
 def unreadable_at(rows, records):
@@ -207,8 +207,8 @@ def unreadable_at(rows, records):
 def test_a_face_that_can_not_be_read_counts_for_nothing(train_records):
     broken = unreadable_at({1, 6}, train_records[:8])
     told = []
-    found = read(EvaluationOrder(8, 4), broken, at_unreadable=told.append)
-    expected = read(EvaluationOrder(8, 4), train_records[:8])
+    found = read(EvaluationSampler(8, 4), broken, at_unreadable=told.append)
+    expected = read(EvaluationSampler(8, 4), train_records[:8])
     assert told == [1, 6]
     np.testing.assert_array_equal(
         np.concatenate([b["mask"] for b in found]) == 0, [i in told for i in range(8)]
@@ -223,9 +223,9 @@ def test_a_face_that_can_not_be_read_counts_for_nothing(train_records):
 def test_a_face_that_can_not_be_read_spoils_no_other_by_a_piece_of_it(train_records):
     """Though pieces of other pictures cover every face."""
     settings = {name: dict(values) for name, values in AUGMENTATION.items()}
-    settings["picture_patch"]["probability"] = 1.0
+    settings["paste"]["probability"] = 1.0
     broken = unreadable_at(set(range(2, 8)), train_records[:8])
-    order = TrainingOrder(num_faces=8, batch_size=8, num_epochs=6, seed=0)
+    order = TrainingSampler(num_faces=8, batch_size=8, num_epochs=6, seed=0)
     told = []
     for batch in read(order, broken, augmentation=settings, at_unreadable=told.append):
         assert sorted(batch["index"][batch["mask"] > 0]) == [0, 1]

@@ -466,9 +466,9 @@ def test_batches_have_the_very_landmarks_and_nearly_the_pixels(folder, faces_roo
         "prepared": attach(folder, faces_root, uses_of())[wflw.TRAIN_LIST],
         "direct": read_lists(faces_root)[wflw.TRAIN_LIST],
     }
-    order = sampler.TrainingOrder(num_faces=48, batch_size=16, num_epochs=1, seed=0)
+    order = sampler.TrainingSampler(num_faces=48, batch_size=16, num_epochs=1, seed=0)
     geometric = {
-        name: {**values, "probability": values["probability"] * ("sd" in values)}
+        name: {**values, "probability": values["probability"] * ("std" in values)}
         for name, values in STRONG.items()
     }
     found, expected = (

@@ -4,12 +4,12 @@ import itertools
 import numpy as np
 import pytest
 
-from flm_jax.data.sampler import EvaluationOrder, TrainingOrder, fingerprint
+from flm_jax.data.sampler import EvaluationSampler, TrainingSampler, fingerprint
 from flm_jax.errors import InputError
 
 
 def make_order(**settings):
-    return TrainingOrder(
+    return TrainingSampler(
         **{"num_faces": 23, "batch_size": 4, "num_epochs": 3, "seed": 5, **settings}
     )
 
@@ -47,9 +47,9 @@ def test_more_epochs_continue_the_same_order():
     assert all((make_order()[step] == longer[step]).all() for step in range(15))
 
 
-@pytest.mark.parametrize("order_class", [TrainingOrder, EvaluationOrder])
+@pytest.mark.parametrize("order_class", [TrainingSampler, EvaluationSampler])
 def test_processes_share_every_global_batch(order_class):
-    more = {"num_epochs": 2, "seed": 0} if order_class is TrainingOrder else {}
+    more = {"num_epochs": 2, "seed": 0} if order_class is TrainingSampler else {}
     whole = order_class(num_faces=23, batch_size=8, **more)
     shares = [
         order_class(num_faces=23, batch_size=8, **more, process_index=i, process_count=4)
@@ -61,7 +61,7 @@ def test_processes_share_every_global_batch(order_class):
 
 
 def test_evaluation_counts_every_face_once_and_pads():
-    order = EvaluationOrder(num_faces=10, batch_size=4)
+    order = EvaluationSampler(num_faces=10, batch_size=4)
     rows = np.concatenate([order[batch] for batch in range(len(order))])
     np.testing.assert_array_equal(rows, [*range(10), -1, -1])
 

@@ -64,18 +64,18 @@ def test_random_boxes_stay_within_their_bound():
         assert abs(values.mean()) < 0.01
 
 
-def looks(**gains):
+def looks(**chosen):
     """The boxes and sides that are looked at, and the result, where a look finds the box's middle
     with an error of 8 px to the picture's right, in the mirrored face to its left."""
     seen = []
 
-    def predict(boxes, mirror):
-        seen.append((boxes, mirror))
+    def predict(boxes, flip):
+        seen.append((boxes, flip))
         points = make_faces(boxes, margins=(0, 0, 0, 0))
-        return points + np.array([-8 if mirror else 8, 0], np.float32)
+        return points + np.array([-8 if flip else 8, 0], np.float32)
 
-    settings = {"two_pass": False, "mirror": False, "jitters": 0, "jitter": 0.1, **gains}
-    return seen, tta.predict_with_gains(predict, BOXES, NO_MARGINS, **settings)
+    settings = {"two_pass": False, "flip": False, "extra_crops": 0, "box_noise": 0.1, **chosen}
+    return seen, tta.predict_with_tta(predict, BOXES, NO_MARGINS, **settings)
 
 
 def test_without_gains_there_is_one_look():
@@ -85,7 +85,7 @@ def test_without_gains_there_is_one_look():
 
 
 def test_the_mirrored_look_is_averaged():
-    seen, found = looks(mirror=True)
+    seen, found = looks(flip=True)
     assert [side for _, side in seen] == [False, True]
     np.testing.assert_allclose(found, make_faces(BOXES, (0, 0, 0, 0)), atol=1e-4)
 
@@ -98,7 +98,7 @@ def test_the_second_pass_looks_where_the_first_found_the_face():
 
 
 def test_jittered_looks_are_averaged_with_the_first():
-    seen, found = looks(jitters=3, mirror=True)
+    seen, found = looks(extra_crops=3, flip=True)
     assert len(seen) == 8
     np.testing.assert_array_equal(seen[0][0], BOXES)
     assert all((seen[i][0] != BOXES).any() for i in range(2, 8))

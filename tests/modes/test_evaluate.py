@@ -34,8 +34,8 @@ def make_config(faces_root):
 def with_everything(config):
     config = config.copy_and_resolve_references()
     config.evaluate.boxes = ("rectangle", "landmarks")
-    config.evaluate.gains.update({"two_pass": True, "mirror": True, "jitters": 1})
-    config.evaluate.box_errors = True
+    config.evaluate.tta.update({"two_pass": True, "flip": True, "extra_crops": 1})
+    config.evaluate.box_robustness = True
     return config
 
 
@@ -230,11 +230,11 @@ def test_every_protocols_figures_agree_with_numpy(thorough):
     assert_figures(figures, arrays["landmarks"], arrays["target"])
     assert list(figures["protocols"]) == ["rectangle", "landmarks"]
     for box, kinds in figures["protocols"].items():
-        assert list(kinds) == ["plain", "gains"]
+        assert list(kinds) == ["plain", "tta"]
         for kind, row in kinds.items():
             assert_figures(row, arrays[f"landmarks_{box}_{kind}"], arrays["target"])
     assert figures["protocols"]["rectangle"]["plain"]["nme"] == figures["nme"]
-    assert figures["gains"] == {"two_pass": True, "mirror": True, "jitters": 1, "jitter": 0.05}
+    assert figures["tta"] == {"two_pass": True, "flip": True, "extra_crops": 1, "box_noise": 0.05}
     for name in ("ced", "worst", "predictions"):
         assert (thorough[0] / f"{name}_train.png").stat().st_size > 5000
 
@@ -243,7 +243,7 @@ def test_the_top_level_figures_do_not_depend_on_the_protocols(evaluated, tmp_pat
     workdir, config = tmp_path / "work", evaluated[1]
     shutil.copytree(evaluated[0], workdir)
     figures, _ = load(workdir)
-    assert figures["protocols"] == figures["box_errors"] == {}
+    assert figures["protocols"] == figures["box_robustness"] == {}
     evaluate.run(with_everything(config), workdir)
     again, arrays = load(workdir)
     for key in ("nme", "fr10", "auc10", "loss", "subsets", "nme_mean_shape", "groups"):
@@ -271,7 +271,7 @@ def test_the_landmarks_protocol_crops_around_the_true_points(thorough):
 def test_a_mirrored_look_finds_the_faces_as_they_are(test_records, faces_root):
     """A network that knows the answer in the mirrored crop gives the truth in the image."""
     config = make_config(faces_root)
-    batches = list(build.evaluation_batches(config, test_records, box="rectangle", mirror=True))
+    batches = list(build.evaluation_batches(config, test_records, box="rectangle", flip=True))
     plain = next(build.evaluation_batches(config, test_records, box="rectangle"))
     # OpenCV interpolates at 32nds of a pixel, rounded the other way in the mirror.
     difference = np.abs(batches[0]["image"] - plain["image"][:, :, ::-1])
@@ -290,10 +290,10 @@ def test_a_mirrored_look_finds_the_faces_as_they_are(test_records, faces_root):
 
 def test_box_errors_grow_from_boxes_of_the_stated_size(thorough):
     figures, _ = load(thorough[0], "_train")
-    for row in figures["box_errors"].values():
+    for row in figures["box_robustness"].values():
         assert list(row) == ["5", "10", "20"]
         assert all(np.isfinite(error) for error in row.values())
-    shift = figures["box_errors"]["shift"]
+    shift = figures["box_robustness"]["shift"]
     # Untrained weights predict the same point of any crop, which goes where the box goes.
     assert figures["nme"] < shift["10"] < shift["20"]
 
@@ -301,7 +301,7 @@ def test_box_errors_grow_from_boxes_of_the_stated_size(thorough):
 def test_the_table_has_every_protocol_and_box_error(thorough):
     table = evaluate.format_table(load(thorough[0], "_train")[0])
     for name in (
-        "box rectangle, gains",
+        "box rectangle, tta",
         "box landmarks, plain",
         "off by a shift",
         "pupils",

@@ -104,8 +104,8 @@ def test_landmarks_with_the_lists_boxes_are_those_of_evaluate(
 
 
 def test_gains_are_on_only_where_the_config_says_so(trained, faces_root, test_records, tmp_path):
-    gains = {"two_pass": True, "mirror": True, "jitters": 1, "jitter": 0.05}
-    config = changed(trained[1], gains=gains)
+    tta = {"two_pass": True, "flip": True, "extra_crops": 1, "box_noise": 0.05}
+    config = changed(trained[1], tta=tta)
     where = {
         "input": str(faces_root / wflw.IMAGES),
         "boxes": str(faces_root / wflw.TEST_LIST),

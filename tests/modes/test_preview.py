@@ -10,7 +10,7 @@ from flm_jax.modes import preview
 
 def test_the_sheet_shows_what_the_training_loader_yields(faces_root, tmp_path, monkeypatch):
     config = make_config(faces_root)
-    config.data.augmentation.mirror.probability = 0.5
+    config.data.augmentation.hflip.probability = 0.5
     config.data.augmentation.rotation.probability = 1.0
     seen = []
     draw = plots.draw_faces

@@ -166,11 +166,11 @@ def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_were_not(trained, faces_roo
 def test_averages_accumulation_and_augmentation_continue_too(faces_root, tmp_path):
     """Stopped after any step, the middle of an accumulation included, the run ends the same."""
     recipe = [
-        "--config.average_decay=0.9",
-        "--config.optimizer.accumulate=2",
+        "--config.ema_decay=0.9",
+        "--config.optimizer.grad_accum_steps=2",
         "--config.optimizer.clip_norm=1.0",
         "--config.data.augmentation.rotation.probability=0.5",
-        "--config.data.augmentation.picture_patch.probability=0.5",
+        "--config.data.augmentation.paste.probability=0.5",
         "--config.checkpoint.every_steps=1",
         "--config.checkpoint.keep_last=100",
     ]

@@ -11,9 +11,9 @@ from flm_jax.runtime.checkpoint import Checkpoints
 EVERY_STEP = (
     "--config.checkpoint.every_steps=1",
     "--config.checkpoint.keep_last=100",
-    "--config.average_decay=0.9",
+    "--config.ema_decay=0.9",
     "--config.data.augmentation.rotation.probability=0.5",
-    "--config.data.augmentation.picture_patch.probability=0.5",
+    "--config.data.augmentation.paste.probability=0.5",
 )
 
 

@@ -121,7 +121,7 @@ def test_a_save_that_fails_ends_the_run_with_an_error(faces_root, tmp_path):
 
 
 def test_without_a_last_checkpoint_no_run_succeeds(faces_root, tmp_path):
-    continued = "--config.checkpoint.failed_save=continue"
+    continued = "--config.checkpoint.on_save_error=continue"
     process = start_limited(*tiny(faces_root, tmp_path, *LARGE, continued))
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
@@ -134,7 +134,7 @@ def test_without_a_last_checkpoint_no_run_succeeds(faces_root, tmp_path):
 
 
 def test_a_stopped_run_does_not_say_that_it_is_saved_where_it_is_not(faces_root, tmp_path):
-    more = ("--config.checkpoint.failed_save=continue", "--config.num_epochs=500")
+    more = ("--config.checkpoint.on_save_error=continue", "--config.num_epochs=500")
     process = start_limited(*tiny(faces_root, tmp_path, *LARGE, *more))
     wait_for(process, lambda: count_lines(tmp_path / "metrics.jsonl") >= 1)
     process.send_signal(signal.SIGTERM)
@@ -145,7 +145,7 @@ def test_a_stopped_run_does_not_say_that_it_is_saved_where_it_is_not(faces_root,
 
 
 def test_a_run_may_outlast_a_full_disk(faces_root, tmp_path):
-    more = ("--config.checkpoint.failed_save=continue", "--config.num_epochs=30")
+    more = ("--config.checkpoint.on_save_error=continue", "--config.num_epochs=30")
     process = start_limited(*tiny(faces_root, tmp_path, *LARGE, *more))
     wait_for(process, lambda: count_lines(tmp_path / "metrics.jsonl") >= 9)
     limit(process, resource.RLIM_INFINITY)

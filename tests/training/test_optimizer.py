@@ -97,7 +97,7 @@ def test_decay_moves_kernels_alone():
 
 
 def test_the_backbone_follows_its_own_rate():
-    params = run([like(1.0)], **SGD, backbone_rate=0.25)
+    params = run([like(1.0)], **SGD, backbone_lr_scale=0.25)
     np.testing.assert_allclose(params["head"]["kernel"], 0.9)
     for leaf in jax.tree.leaves(params["backbone"]):
         np.testing.assert_allclose(leaf, 1 - 0.025)
@@ -114,9 +114,9 @@ def test_large_gradients_are_clipped_as_a_whole_and_small_ones_are_not():
 
 def test_accumulated_steps_make_the_update_of_their_mean():
     gradients = [like(value) for value in (1.0, 2.0, 6.0)]
-    untouched = run(gradients[:2], **SGD, accumulate=3)
+    untouched = run(gradients[:2], **SGD, grad_accum_steps=3)
     jax.tree.map(np.testing.assert_array_equal, untouched, PARAMS)
-    params = run(gradients, **SGD, accumulate=3)
+    params = run(gradients, **SGD, grad_accum_steps=3)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, run([like(3.0)], **SGD)
     )
@@ -124,5 +124,5 @@ def test_accumulated_steps_make_the_update_of_their_mean():
 
 def test_with_accumulation_the_schedule_still_counts_steps():
     gradients = [like(1.0)] * 6
-    params = run(gradients, lambda step: jnp.where(step < 3, 0.1, 0.01), **SGD, accumulate=3)
+    params = run(gradients, lambda step: jnp.where(step < 3, 0.1, 0.01), **SGD, grad_accum_steps=3)
     np.testing.assert_allclose(params["head"]["bias"], 1 - 0.1 - 0.01, rtol=1e-6)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from configs import demo
 from flm_jax.data import wflw
 from flm_jax.data.images import ImageError
-from flm_jax.data.sampler import TrainingOrder
+from flm_jax.data.sampler import TrainingSampler
 from flm_jax.errors import InputError
 from flm_jax.evaluation.metrics import nme
 from flm_jax.inference.predictor import Predictions
@@ -49,7 +49,7 @@ def break_point(root, line):
 
 
 def first_step_of(row):
-    order = TrainingOrder(num_faces=44, batch_size=16, num_epochs=4, seed=0)
+    order = TrainingSampler(num_faces=44, batch_size=16, num_epochs=4, seed=0)
     return next((step for step in range(1, len(order) + 1) if row in order[step - 1]), 0)
 
 
@@ -86,7 +86,7 @@ def test_such_a_step_can_be_skipped(root, late_face, tmp_path):
     line, step = late_face
     break_point(root, line)
     work = tmp_path / "work"
-    code, output = run(*tiny(root, work, "--config.non_finite=skip"))
+    code, output = run(*tiny(root, work, "--config.on_nonfinite=skip"))
     assert code == 0, output
     assert re.search(rf"step {step}: the loss is .* changes nothing.* lines .*\b{line}\b", output)
     rows = read_log(work)
@@ -114,10 +114,10 @@ def make_log(order, **settings):
 
 
 def test_a_bar_in_a_file_is_drawn_no_oftener_than_it_says(monkeypatch, tmp_path):
-    order = TrainingOrder(num_faces=400, batch_size=4, num_epochs=1, seed=0)
+    order = TrainingSampler(num_faces=400, batch_size=4, num_epochs=1, seed=0)
     file = io.StringIO()
     with tqdm(total=400, file=file, mininterval=1000) as bar:
-        log = make_log(order, skip_non_finite=False, bar=bar)
+        log = make_log(order, skip_nonfinite=False, bar=bar)
         for step in range(1, 100):
             log.add(step, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(())})
         log.finish()
@@ -128,8 +128,8 @@ def test_a_bar_in_a_file_is_drawn_no_oftener_than_it_says(monkeypatch, tmp_path)
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_loss_or_gradient_that_is_not_finite_is_an_error(name, value):
-    order = TrainingOrder(num_faces=8, batch_size=4, num_epochs=2, seed=0)
-    log = make_log(order, skip_non_finite=False)
+    order = TrainingSampler(num_faces=8, batch_size=4, num_epochs=2, seed=0)
+    log = make_log(order, skip_nonfinite=False)
     log.add(1, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(()), name: jnp.float32(value)})
     with pytest.raises(InputError, match=f"step 1: .* {value}.* faces of 1"):
         log.finish()
@@ -139,8 +139,8 @@ def test_a_loss_or_gradient_that_is_not_finite_is_an_error(name, value):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_validation_loss_that_is_not_finite_is_an_error(value, skip):
     """Of weights that are no good, though every step's loss was finite."""
-    order = TrainingOrder(num_faces=8, batch_size=4, num_epochs=2, seed=0)
-    log = make_log(order, skip_non_finite=skip)
+    order = TrainingSampler(num_faces=8, batch_size=4, num_epochs=2, seed=0)
+    log = make_log(order, skip_nonfinite=skip)
     for step in (1, 2):
         log.add(step, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(())})
     log.finish()
@@ -149,8 +149,8 @@ def test_a_validation_loss_that_is_not_finite_is_an_error(value, skip):
 
 
 def test_an_epoch_of_skipped_steps_alone_is_an_error():
-    order = TrainingOrder(num_faces=8, batch_size=4, num_epochs=2, seed=0)
-    log = make_log(order, skip_non_finite=True)
+    order = TrainingSampler(num_faces=8, batch_size=4, num_epochs=2, seed=0)
+    log = make_log(order, skip_nonfinite=True)
     for step in (1, 2):
         log.add(step, {"loss": jnp.float32(np.nan), "gradient_norm": jnp.ones(())})
     log.finish()
@@ -160,7 +160,7 @@ def test_an_epoch_of_skipped_steps_alone_is_an_error():
 
 def test_a_step_is_described_by_the_faces_of_all_processes(train_records):
     orders = [
-        TrainingOrder(len(train_records), 8, 2, 0, process_index=i, process_count=2)
+        TrainingSampler(len(train_records), 8, 2, 0, process_index=i, process_count=2)
         for i in range(2)
     ]
     rows = np.concatenate([order[4] for order in orders])

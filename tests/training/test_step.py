@@ -304,7 +304,7 @@ def test_a_step_that_is_not_finite_changes_the_step_alone(face_loss):
     batch = steps.put_on_devices(make_batch())
     after = {}
     for skip in (False, True):
-        step = steps.pmap_train_step(make_model(), ADAM, face_loss, schedule, skip_non_finite=skip)
+        step = steps.pmap_train_step(make_model(), ADAM, face_loss, schedule, skip_nonfinite=skip)
         after[skip], scalars = step(fresh_state(), batch)
         assert not np.isfinite([scalars["loss"], scalars["gradient_norm"]]).all()
     assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after[False].params))
@@ -318,6 +318,6 @@ def test_to_skip_changes_no_step_that_is_finite():
     batch = steps.put_on_devices(make_batch())
     states = []
     for skip in (False, True):
-        step = steps.pmap_train_step(make_model(), ADAM, FACE_LOSS, schedule, skip_non_finite=skip)
+        step = steps.pmap_train_step(make_model(), ADAM, FACE_LOSS, schedule, skip_nonfinite=skip)
         states.append(step(fresh_state(), batch)[0])
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *states)

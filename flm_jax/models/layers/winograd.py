@@ -3,7 +3,7 @@
 F(4, 3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), along
 the rows: six products give four outputs of a filter of three taps, which otherwise take twelve.
 Along the columns it stays a convolution: both ways would take a quarter of the multiplications, but
-so many more passes over memory that ResNet-50 gains next to nothing more, and more digits are lost.
+so many more passes over memory that ResNet-50 tta next to nothing more, and more digits are lost.
 Here float32 is 1e-6 of the outputs' root mean square off, a plain convolution 3e-7.
 """
 
