@@ -13,7 +13,7 @@ from flm_jax.data.crop import BOXES, crop_box
 from flm_jax.drawing import dataset
 from flm_jax.errors import InputError, check_keywords
 from flm_jax.inference import smoothing, tta
-from flm_jax.training import step
+from flm_jax.runtime.devices import check_batch_size
 
 _SECTIONS = {
     "": "seed batch_size num_epochs ema_decay on_nonfinite compilation_cache data model loss "
@@ -136,7 +136,7 @@ def check(config: ConfigDict) -> None:
         expected = ", ".join(BOXES)
         raise InputError(f"data.box={config.data.box}: expected one of {expected}")
     augmentation.check(config.data.augmentation.to_dict())
-    step.check_batch_size(config.batch_size, jax.device_count())
+    check_batch_size(config.batch_size, jax.device_count())
 
 
 def check_restart(old: dict[str, Any], config: ConfigDict, workdir: Path) -> None:

@@ -19,8 +19,9 @@ from flm_jax.errors import InputError
 from flm_jax.inference import detector
 from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.runtime.checkpoint import Checkpoints
+from flm_jax.runtime.devices import put_on_devices, replicated
 from flm_jax.training.state import TrainState, train_state_shapes
-from flm_jax.training.step import pmap_eval_step, put_on_devices, replicated
+from flm_jax.training.step import pmap_eval_step
 
 # As `train_step.pmap_eval_step` makes it.
 EvalStep = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]

@@ -14,16 +14,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from flm_jax.errors import InputError
+from flm_jax.runtime.devices import AXIS
 from flm_jax.training.losses import FaceLoss
 from flm_jax.training.state import TrainState
-
-AXIS = "batch"
 
 Batch = dict[str, Array]
 
@@ -176,11 +172,6 @@ def pmap_eval_step(
     return _pmap(step, _CPU_EVALUATION, out_axes=None)
 
 
-def pmap_max() -> Callable[[Any], Array]:
-    """The largest number of all devices of all processes. Takes `[d]`, one for each device here."""
-    return jax.pmap(partial(jax.lax.pmax, axis_name=AXIS), axis_name=AXIS, out_axes=None)
-
-
 def _pmap(step, cpu_options, out_axes, donate_argnums=(), devices=None):
     """`jax.pmap` over the batch, with the compiler's options on a CPU."""
     mapped = jax.pmap(
@@ -218,36 +209,3 @@ def _known(options):
     except jax.errors.JaxRuntimeError:
         return {}
     return options
-
-
-def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
-    """How the mapped steps hold the state: whole, on every device, of all or of those given.
-
-    A state that comes in otherwise is moved, and costs the train step a second compilation.
-    """
-    return NamedSharding(Mesh(np.array(devices or jax.devices()), (AXIS,)), PartitionSpec())
-
-
-def split_over_devices(batch: dict[str, Any], num_devices: int) -> dict[str, Any]:
-    """This process's batch `[b, ...]` as `[d, b/d, ...]`, without a copy."""
-    return {
-        name: values.reshape(num_devices, -1, *values.shape[1:]) for name, values in batch.items()
-    }
-
-
-def put_on_devices(batch: dict[str, Any], devices: Sequence[jax.Device] | None = None) -> Batch:
-    """This process's batch `[b, ...]` on its devices, or those given, as `[d, b/d, ...]`; copies
-    meanwhile."""
-    devices = devices or jax.local_devices()
-    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-    return jax.device_put(split_over_devices(batch, len(devices)), sharding)
-
-
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-    """Raises InputError unless the devices divide the batch."""
-    if batch_size % num_devices or batch_size < 1:
-        nearest = max(1, round(batch_size / num_devices)) * num_devices
-        raise InputError(
-            f"batch_size={batch_size} does not divide over {num_devices} devices; "
-            f"--config.batch_size={nearest} does"
-        )

@@ -13,9 +13,9 @@ from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
 from flm_jax.inference.predictor import predict_faces, restore
 from flm_jax.modes import evaluate
-from flm_jax.runtime.checkpoint import Checkpoints, Progress
+from flm_jax.runtime.checkpoint import Checkpoints
+from flm_jax.runtime.devices import replicated
 from flm_jax.training.state import create_train_state
-from flm_jax.training.step import replicated
 
 NO_WEIGHTS: dict = {}
 
@@ -48,7 +48,7 @@ def evaluated(tmp_path_factory, faces_root):
     optimizer = build.build_optimizer(config, lambda step: 1e-3)
     state = create_train_state(model, optimizer, jax.random.key(0), 32, replicated())
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, Progress(0), schema.as_json(config), 1.0)
+        checkpoints.save(state, {}, schema.as_json(config), 1.0)
     evaluate.run(config, workdir)
     return workdir, config
 
