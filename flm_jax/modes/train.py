@@ -1,6 +1,7 @@
 """--mode train: trains, or continues what the work folder holds, and ends with an evaluation."""
 
 import contextlib
+import dataclasses
 import itertools
 import sys
 from functools import partial
@@ -21,14 +22,15 @@ from flm_jax.evaluation import metrics, plots
 from flm_jax.evaluation.faces import predict_faces
 from flm_jax.modes import evaluate
 from flm_jax.runtime import processes, work_folder
-from flm_jax.runtime.checkpoint import Checkpoints, DamagedError, Progress, SaveError
+from flm_jax.runtime.checkpoint import Checkpoints, DamagedError, SaveError
+from flm_jax.runtime.devices import put_on_devices, replicated
 from flm_jax.runtime.orbax_messages import told_once
 from flm_jax.runtime.processes import StopAgreement
 from flm_jax.runtime.signals import collect_signals
 from flm_jax.training.metrics_writer import MetricsWriter, read_metrics
 from flm_jax.training.progress import StepLog, Unreadable, describe_step
-from flm_jax.training.state import TrainState, create_train_state, train_state_shapes
-from flm_jax.training.step import pmap_eval_step, pmap_train_step, put_on_devices, replicated
+from flm_jax.training.state import Progress, TrainState, create_train_state, train_state_shapes
+from flm_jax.training.step import pmap_eval_step, pmap_train_step
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -181,7 +183,9 @@ def _loop(
     def save(*, last=False, **scores):
         log.finish()
         try:
-            checkpoints.save(state, log.progress, schema.as_json(config), **scores)
+            checkpoints.save(
+                state, dataclasses.asdict(log.progress), schema.as_json(config), **scores
+            )
             if last:
                 checkpoints.wait()
         except SaveError as error:
@@ -250,7 +254,7 @@ def _initial_state(
     while (last := checkpoints.last_step()) is not None:
         try:
             schema.check_restart(checkpoints.config(last), config, workdir)
-            state, saved = checkpoints.restore(last, shapes, replicated())
+            state, described = checkpoints.restore(last, shapes, replicated())
             break
         except DamagedError as error:
             place = checkpoints.set_aside(last)
@@ -262,6 +266,7 @@ def _initial_state(
             model, optimizer, key, size, replicated(), averaged=averaged, given=given
         )
         return state, progress
+    saved = Progress(**described)
     if saved.fingerprint != progress.fingerprint:
         raise InputError(
             "the training faces are not those of the checkpoint: the list has changed, and with "
