@@ -10,6 +10,7 @@ import ast
 import contextlib
 import importlib
 import importlib.util
+import json
 import pathlib
 import pkgutil
 import re
@@ -18,18 +19,14 @@ import shutil
 import subprocess
 from unittest import mock
 
-import jax
 import pytest
-from test_evaluate import make_config
+from ml_collections import ConfigDict
 
-from flm_jax.config import build, schema
+from flm_jax.config import schema
 from flm_jax.models.heads import HEADS
 from flm_jax.models.network import BACKBONES
-from flm_jax.modes import evaluate
-from flm_jax.runtime.checkpoint import Checkpoints
-from flm_jax.runtime.devices import replicated
+from flm_jax.modes import export
 from flm_jax.training.losses import LOSSES
-from flm_jax.training.state import create_train_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {path.name: path for path in (*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/*.md")))}
@@ -43,23 +40,15 @@ PROJECT = (ROOT / "pyproject.toml").read_text()
 LAUNCH = {getattr(n, "value", None) for n in ast.walk(ast.parse((ROOT / "launch.py").read_text()))}
 
 
-@pytest.fixture(scope="session")
-def folder(faces_root, tmp_path_factory):
-    """face.jpg, and runs/demo with a network that predicts the mean shape, evaluated, exported."""
+@pytest.fixture(scope="module")
+def folder(trained, faces_root, tmp_path_factory):
+    """face.jpg, and runs/demo with a tiny network that is trained, evaluated and exported."""
     folder = tmp_path_factory.mktemp("docs")
     workdir = folder / "runs" / "demo"
+    shutil.copytree(trained, workdir)
     shutil.copytree(faces_root, workdir / "faces")
     shutil.copy(next(workdir.glob("faces/WFLW_images/test*/*")), folder / "face.jpg")
-    config = make_config(faces_root)
-    config.data.image_size, config.model.mean_shape = 64, True
-    model = build.build_model(config)
-    optimizer = build.build_optimizer(config, lambda step: 1e-3)
-    given = build.starting_values(config, model, build.read_splits(config, workdir).training)
-    state = create_train_state(model, optimizer, jax.random.key(0), 64, replicated(), given=given)
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, {}, schema.as_json(config), 1.0)
-    evaluate.run(config, workdir)
-    importlib.import_module("flm_jax.modes.export").run(config, workdir)
+    export.run(ConfigDict(json.loads((workdir / "config.json").read_text())), workdir)
     return folder
 
 
