@@ -1,7 +1,7 @@
 """The documentation: snippets run, commands can be given, names and links exist.
 
 Python blocks of a page run in order beside a tiny work folder in runs/demo. Of commands, `cp` runs;
-the others take minutes (tests/modes runs every mode), so their modules, paths, flags and config keys
+the others take minutes (tests/modes runs every mode): their modules, paths, flags and config keys
 are looked up. A block that is not checked has the reason before it: `<!-- not run: ... -->`.
 """
 
