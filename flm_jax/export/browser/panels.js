@@ -38,7 +38,7 @@ export function listPoints(into, parts, points) {
 
 export function describeNetwork(into, { input, training, evaluation, comparison }) {
   const { stage_sizes: sizes, bottleneck } = training.backbone;
-  const half = comparison["landmarks_fp16.onnx"];
+  const half = comparison["landmarks_fp16.onnx"].max_difference.landmarks;
   const rows = {
     input: `${input.size} × ${input.size} px`,
     backbone: `ResNet, ${sizes.join("-")} ${bottleneck ? "bottleneck" : "basic"} blocks`,
@@ -46,7 +46,7 @@ export function describeNetwork(into, { input, training, evaluation, comparison 
     NME: evaluation
       ? `${evaluation.nme.toFixed(2)} % on ${evaluation.num_faces} faces (${evaluation.split})`
       : "not evaluated",
-    "half precision": `off by ${half.most_px.toFixed(3)} px at most`,
+    "half precision": `off by ${half.toFixed(3)} px at most`,
   };
   for (const [name, value] of Object.entries(rows)) {
     into.append(element("dt", name), element("dd", value));
