@@ -19,8 +19,7 @@ from flm_jax.data.images import ImageError
 from flm_jax.data.loader import WorkerError
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics, plots
-from flm_jax.inference.predictor import predict_faces
-from flm_jax.models.resnet import fold_batch_norm
+from flm_jax.evaluation.faces import predict_faces
 from flm_jax.modes import evaluate
 from flm_jax.runtime import processes, work_folder
 from flm_jax.runtime.checkpoint import Checkpoints, DamagedError, SaveError
@@ -103,7 +102,8 @@ def _train(
     train_step = pmap_train_step(
         model, optimizer, face_loss, schedule, config.ema_decay, skip_nonfinite=skip
     )
-    eval_step = pmap_eval_step(build.build_model(config, folded=True), face_loss)
+    folded_model = build.build_model(config, folded=True)
+    eval_step = pmap_eval_step(folded_model, face_loss)
     ends_epoch = start > 0 and start % order.steps_per_epoch == 0
     unvalidated = ends_epoch and not checkpoints.is_validated(start)
     share = config.data.max_unreadable
@@ -132,7 +132,13 @@ def _train(
 
         def validate(state):
             return _validate(
-                config, eval_step, state, splits.validation, unreadable["validation"], stop
+                config,
+                folded_model,
+                eval_step,
+                state,
+                splits.validation,
+                unreadable["validation"],
+                stop,
             )
 
         if unvalidated and (scores := validate(state)) is not None:
@@ -273,7 +279,9 @@ class _StoppedError(Exception):
     """A signal came."""
 
 
-def _validate(config, eval_step, state, records, unreadable, stop) -> dict[str, float] | None:
+def _validate(
+    config, model, eval_step, state, records, unreadable, stop
+) -> dict[str, float] | None:
     """Loss and NME of what can be read; None where a signal came first."""
 
     def until_stopped(batches):
@@ -285,7 +293,7 @@ def _validate(config, eval_step, state, records, unreadable, stop) -> dict[str, 
     batches = build.evaluation_batches(
         config, records, box=config.data.box, at_unreadable=unreadable.add
     )
-    variables = fold_batch_norm(state.averaged_variables)
+    variables = model.fold_batch_norm(state.averaged_variables)
     with contextlib.closing(batches):
         try:
             predictions = predict_faces(eval_step, variables, until_stopped(batches), len(records))

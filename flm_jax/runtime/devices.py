@@ -47,3 +47,10 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
             f"batch_size={batch_size} does not divide over {num_devices} devices; "
             f"--config.batch_size={nearest} does"
         )
+
+
+def gathered(outputs: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What a mapped step gives, `[d, b/d, ...]` of all devices, as `[b, ...]` on the host."""
+    return {
+        name: np.asarray(values).reshape(-1, *values.shape[2:]) for name, values in outputs.items()
+    }

@@ -44,13 +44,13 @@ def train_step(
     """
 
     def loss_sum(params):
-        predictions, updated = model.apply(
+        outputs, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             batch["image"],
             train=True,
             mutable=["batch_stats"],
         )
-        losses = face_loss(predictions, batch["landmarks"])
+        losses = face_loss(outputs, batch["landmarks"])
         return (losses * batch["mask"]).sum(), updated["batch_stats"]
 
     (loss, batch_stats), gradients = jax.value_and_grad(loss_sum, has_aux=True)(state.params)
@@ -89,30 +89,30 @@ def _update_average(state: TrainState, decay: float) -> TrainState:
 
 
 def eval_step(
-    variables: dict[str, Any], batch: Batch, *, model: nn.Module, face_loss: FaceLoss
+    variables: dict[str, Any],
+    batch: Batch,
+    *,
+    model: nn.Module,
+    face_loss: FaceLoss | None = None,
 ) -> dict[str, Array]:
-    """Predictions for the global batch, gathered on every device in the batch's order.
+    """The network's outputs for the global batch, gathered on every device in the batch's order.
 
     Args:
         variables: what the model takes.
-        batch: a device's share.
-        model: images -> landmarks, perhaps with batch norm folded.
-        face_loss: predictions and landmarks -> f32[b/d].
+        batch: a device's share; `image` suffices without a loss.
+        model: images -> outputs, perhaps with batch norm folded.
+        face_loss: outputs and landmarks -> f32[b/d].
 
     Returns:
-        `landmarks` f32[d, b/d, 98, 2] in pixels of the images, `scale` f32[d, b/d, 98] of their
-        errors where the network predicts it, and `loss` f32[d, b/d], for the d devices, beside
-        `index`, `mask` and `image_from_crop` as they came.
+        The outputs as [d, b/d, ...] for the d devices, `landmarks` f32[d, b/d, 98, 2] in pixels of
+        the images among them; `loss` f32[d, b/d] where there is one; and `index`, `mask` and
+        `image_from_crop` as they came.
     """
-    predictions: Any = model.apply(variables, batch["image"], train=False)
-    output = {
-        "landmarks": predictions[..., :2],
-        "loss": face_loss(predictions, batch["landmarks"]),
-        **{name: batch[name] for name in ("index", "mask", "image_from_crop")},
-    }
-    if predictions.shape[-1] == 3:
-        output["scale"] = predictions[..., 2]
-    return jax.lax.all_gather(output, AXIS)
+    outputs: Any = model.apply(variables, batch["image"], train=False)
+    if face_loss is not None:
+        outputs = {**outputs, "loss": face_loss(outputs, batch["landmarks"])}
+    passed = {name: batch[name] for name in ("index", "mask", "image_from_crop") if name in batch}
+    return jax.lax.all_gather({**outputs, **passed}, AXIS)
 
 
 def pmap_train_step(
@@ -165,7 +165,7 @@ def _skip_non_finite(step):
 
 
 def pmap_eval_step(
-    model: nn.Module, face_loss: FaceLoss
+    model: nn.Module, face_loss: FaceLoss | None = None
 ) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
     """`eval_step` on all devices. Batches are `[d, b/d, ...]`."""
     step = partial(eval_step, model=model, face_loss=face_loss)

@@ -9,7 +9,7 @@ from test_step import FACE_LOSS, SIZE, in_float64, make_batch
 
 from flm_jax.models import resnet
 from flm_jax.models.network import LandmarkRegressor
-from flm_jax.runtime.devices import put_on_devices, replicated
+from flm_jax.runtime.devices import AXIS, put_on_devices, replicated
 from flm_jax.training import step as steps
 from flm_jax.training.state import create_train_state
 
@@ -17,8 +17,8 @@ from flm_jax.training.state import create_train_state
 def make_plain(monkeypatch):
     """Flax's own layers, and XLA's own options."""
 
-    def pointwise(features, stride, dtype, *, name):
-        settings = {"dtype": dtype, "kernel_init": resnet._kernel_init}
+    def pointwise(features, stride, dtype, kernel_init, *, name):
+        settings = {"dtype": dtype, "kernel_init": kernel_init}
         return nn.Conv(features, (1, 1), stride, use_bias=False, name=name, **settings)
 
     def max_pool(x):
@@ -32,7 +32,7 @@ def make_plain(monkeypatch):
 
 
 def make_model(dtype=jnp.float32):
-    backbone = resnet.ResNet((1, 1), width=64, dtype=dtype, axis_name=steps.AXIS)
+    backbone = resnet.ResNet((1, 1), width=64, dtype=dtype, axis_name=AXIS)
     return LandmarkRegressor(backbone)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import optax
 import pytest
 
+from flm_jax.models.heads import LaplaceHead
 from flm_jax.models.network import LandmarkRegressor
 from flm_jax.models.resnet import ResNet
-from flm_jax.runtime.devices import put_on_devices, replicated, split_over_devices
+from flm_jax.runtime.devices import AXIS, put_on_devices, replicated, split_over_devices
 from flm_jax.training import step as steps
 from flm_jax.training.losses import make_face_loss
 from flm_jax.training.state import TrainState, create_train_state
@@ -25,7 +26,7 @@ ADAM = optax.adam(1e-3)
 
 def make_model(dtype=jnp.float32):
     return LandmarkRegressor(
-        ResNet(stage_sizes=(1, 1), bottleneck=False, width=4, dtype=dtype, axis_name=steps.AXIS)
+        ResNet(stage_sizes=(1, 1), bottleneck=False, width=4, dtype=dtype, axis_name=AXIS)
     )
 
 
@@ -53,7 +54,7 @@ def fresh_state():
 def pmap_on(devices, function, out_axes, **settings):
     return jax.pmap(
         partial(function, **settings),
-        axis_name=steps.AXIS,
+        axis_name=AXIS,
         in_axes=(None, 0),
         out_axes=out_axes,
         devices=jax.devices()[:devices],
@@ -98,7 +99,7 @@ def test_eight_devices_compute_what_one_does():
     np.testing.assert_allclose(one_losses, eight_losses, rtol=0, atol=1e-8)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-8)
-    assert one.params["head"]["kernel"].dtype == np.float64
+    assert one.params["head"]["points"]["kernel"].dtype == np.float64
     assert int(one.step) == 5
 
 
@@ -132,14 +133,15 @@ def test_predictions_of_all_devices_come_back_in_the_batch_order():
     state, batch = make_state(), make_batch()
     step = steps.pmap_eval_step(make_model(), FACE_LOSS)
     output = step(state.variables, put_on_devices(batch))
-    expected = make_model().apply(state.variables, jnp.asarray(batch["image"]), train=False)
+    outputs = make_model().apply(state.variables, jnp.asarray(batch["image"]), train=False)
+    expected = outputs["landmarks"]
     assert output["landmarks"].shape == (8, 2, 98, 2)
     np.testing.assert_allclose(
         np.reshape(output["landmarks"], (16, 98, 2)), expected, rtol=1e-4, atol=1e-4
     )
     np.testing.assert_array_equal(np.ravel(output["index"]), np.arange(16))
     np.testing.assert_allclose(
-        np.ravel(output["loss"]), FACE_LOSS(expected, jnp.asarray(batch["landmarks"])), rtol=1e-4
+        np.ravel(output["loss"]), FACE_LOSS(outputs, jnp.asarray(batch["landmarks"])), rtol=1e-4
     )
 
 
@@ -249,23 +251,23 @@ def test_evaluation_uses_the_averages():
 
 def test_given_values_are_where_training_starts():
     bias = np.arange(196, dtype=np.float32)
-    state = averaged_state({"params": {"head": {"bias": bias}}})
-    np.testing.assert_array_equal(state.params["head"]["bias"], bias)
-    np.testing.assert_array_equal(state.average["params"]["head"]["bias"], bias)
-    kernel = make_state().params["head"]["kernel"]
-    np.testing.assert_array_equal(state.params["head"]["kernel"], kernel)
+    state = averaged_state({"params": {"head": {"points": {"bias": bias}}}})
+    np.testing.assert_array_equal(state.params["head"]["points"]["bias"], bias)
+    np.testing.assert_array_equal(state.average["params"]["head"]["points"]["bias"], bias)
+    kernel = make_state().params["head"]["points"]["kernel"]
+    np.testing.assert_array_equal(state.params["head"]["points"]["kernel"], kernel)
     with pytest.raises(ValueError, match="leaves that the network has not"):
         averaged_state({"params": {"haed": {"bias": bias}}})
 
 
 def test_a_network_of_uncertainty_learns_the_size_of_its_errors():
     """Random targets around a mean: the scales approach the spread of each coordinate."""
-    model = dataclasses.replace(make_model(), uncertainty=True)
-    loss = make_face_loss("laplace", reference_size=224, image_size=SIZE)
+    model = LandmarkRegressor(make_model().backbone, LaplaceHead())
+    loss = make_face_loss("laplace", reference_size=224, image_size=SIZE, head_outputs=("scale",))
     schedule = optax.cosine_decay_schedule(0.2, 150)
     adam = optax.adam(schedule)
     step = steps.pmap_train_step(model, adam, loss, schedule)
-    middle = {"params": {"head": {"bias": np.full(196, 112, np.float32)}}}
+    middle = {"params": {"head": {"points": {"bias": np.full(196, 112, np.float32)}}}}
     state = create_train_state(model, adam, jax.random.key(1), SIZE, replicated(), given=middle)
     rng = np.random.default_rng(0)
     spread = np.where(np.arange(98) < 49, 0.3, 3.0)[:, None]
@@ -281,13 +283,14 @@ def test_a_network_of_uncertainty_learns_the_size_of_its_errors():
     assert np.median(scale[49:]) == pytest.approx(3.0, rel=0.3)
 
 
-def kink_loss(predictions, landmarks):
+def kink_loss(outputs, landmarks):
     """Zero everywhere, without a slope: a gradient that is not finite under a loss that is."""
+    predictions = outputs["landmarks"]
     return jnp.sqrt(jnp.abs(predictions - jax.lax.stop_gradient(predictions))).sum((-2, -1))
 
 
-def too_large_loss(predictions, landmarks):
-    return FACE_LOSS(predictions, landmarks) * jnp.inf
+def too_large_loss(outputs, landmarks):
+    return FACE_LOSS(outputs, landmarks) * jnp.inf
 
 
 @pytest.mark.parametrize("face_loss", [kink_loss, too_large_loss])
