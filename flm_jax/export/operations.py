@@ -107,16 +107,19 @@ def _max_pool(graph, eqn, x):
     return Tensor(output, tuple(axes))
 
 
-def _dot(graph, eqn, x, kernel):
-    """A sum over one axis of each, as in a dense layer."""
-    (x_axes, kernel_axes), batch_axes = eqn.params["dimension_numbers"]
-    rank, kernel_rank = (len(var.aval.shape) for var in eqn.invars)
-    if len(x_axes) != 1 or any(batch_axes) or kernel_rank > 2:
+def _dot(graph, eqn, x, y):
+    """A sum over one axis of each, as in a dense layer; one of them is a vector or a matrix."""
+    (x_axes, y_axes), batch_axes = eqn.params["dimension_numbers"]
+    x_rank, y_rank = (len(var.aval.shape) for var in eqn.invars)
+    if len(x_axes) != 1 or any(batch_axes) or min(x_rank, y_rank) > 2:
         raise unsupported(eqn)
-    rows = [axis for axis in range(rank) if axis not in x_axes]
-    columns = [axis for axis in range(kernel_rank) if axis not in kernel_axes]
-    inputs = graph.name(x, [*rows, *x_axes]), graph.name(kernel, [*kernel_axes, *columns])
-    return _in_order(eqn, graph.add("MatMul", *inputs))
+    x_order = [*(axis for axis in range(x_rank) if axis not in x_axes), *x_axes]
+    y_order = [*(axis for axis in range(y_rank) if axis not in y_axes), *y_axes]
+    order = tuple(range(x_rank + y_rank - 2))
+    if y_rank > 2:  # MatMul wants the matrix last.
+        x, x_order, y, y_order = y, y_order, x, x_order
+        order = (*order[x_rank - 1 :], *order[: x_rank - 1])
+    return Tensor(graph.add("MatMul", graph.name(x, x_order), graph.name(y, y_order[::-1])), order)
 
 
 def _reduce(kind: str, *, axes_are_input: bool) -> Callable[..., Tensor]:
