@@ -85,5 +85,5 @@ def fetch_runtime(vendor: Path) -> str | None:
                 shutil.copyfile(unpacked / name, vendor / Path(name).name)
     if not has_runtime(vendor):
         shutil.rmtree(vendor)
-        return f"npm pack {_PACKAGE} brought other files than those that are pinned"
+        return f"npm pack {_PACKAGE} brought other files than the pinned ones"
     return None

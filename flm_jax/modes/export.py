@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +22,9 @@ from flm_jax.data.crop import face_box
 from flm_jax.drawing import dataset
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
-from flm_jax.export import page
+from flm_jax.export import folder
 from flm_jax.export.metadata import describe
 from flm_jax.inference import tta
-from flm_jax.runtime.partial_folder import partial_folder
 
 try:
     from flm_jax.export import networks, onnx
@@ -86,7 +84,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         single = onnx.convert(apply, folded, size)
         models = {_SINGLE: single, _HALF: onnx.with_half_kernels(single)}
         serialised = networks.serialise(apply, folded, size)
-        candidates = {
+        candidates: dict[str, networks.Network] = {
             "network": jax.jit(lambda images: _inference(trained)(variables, images)),
             **{name: networks.run_onnx(onnx.to_bytes(model)) for name, model in models.items()},
             _JAX: networks.run_serialised(serialised),
@@ -117,10 +115,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     )
     files = {name: onnx.to_bytes(model, metadata) for name, model in models.items()}
     files |= {_JAX: serialised, "landmarks.json": (json.dumps(metadata, indent=2) + "\n").encode()}
-    problem = _write(workdir / "export", files, metadata)
-    _report(workdir / "export", files, comparison, faces)
+    target = workdir / "export"
+    problem = folder.write(target, files, files[_HALF], metadata)
+    _report(target, files, comparison, faces)
     if problem:
-        print(f"the page can't compute without {problem}")
+        print(f"the page can't compute without onnxruntime-web in {problem}")
 
 
 def _inference(model) -> networks.Apply:
@@ -210,39 +209,15 @@ def _evaluation(config: ConfigDict, workdir: Path, step: int) -> dict[str, Any] 
     return None
 
 
-def _write(folder: Path, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> str | None:
-    """Writes the files and the page beside the folder, then moves each into its place, so that what
-    is there is whole at any time. Returns what the page lacks."""
-    vendor = Path("browser/vendor")
-    problem = None
-    try:
-        with partial_folder(folder) as partial:
-            for name, content in files.items():
-                (partial / name).write_bytes(content)
-            page.write(partial / "browser", files[_HALF], metadata)
-            if not page.has_runtime(folder / vendor):
-                problem = page.fetch_runtime(partial / vendor)
-            for path in partial.rglob("*"):
-                target = folder / path.relative_to(partial)
-                if path.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
-                else:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(path, target)
-    except OSError as error:
-        raise InputError(f"{folder}: can't be written: {error.strerror or error}") from error
-    return problem and f"onnxruntime-web in {folder / vendor}: {problem}"
-
-
 def _report(
-    folder: Path, files: Mapping[str, bytes], comparison: dict[str, dict[str, Any]], faces: _Faces
+    target: Path, files: Mapping[str, bytes], comparison: dict[str, dict[str, Any]], faces: _Faces
 ) -> None:
     print(f"{len(faces.records)} faces ({faces.split}): NME {comparison['network']['nme']:.4f} %")
     for name in (_SINGLE, _HALF, _JAX):
         row = comparison[name]
         print(
-            f"{folder / name}: {len(files[name]) / 1e6:.1f} MB, NME {row['nme']:.4f} %, off by at "
+            f"{target / name}: {len(files[name]) / 1e6:.1f} MB, NME {row['nme']:.4f} %, off by at "
             f"most {row['max_difference']['landmarks']:.1g} px of the input, "
             f"{row['max_difference_image_px']:.1g} of the images"
         )
-    print(f"{folder / 'browser'}: python -m http.server --directory {folder / 'browser'}")
+    print(f"{target / 'browser'}: python -m http.server --directory {target / 'browser'}")
