@@ -14,9 +14,9 @@ from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.config import build, schema
-from flm_jax.data.crop import crop_image, crop_map, normalise
 from flm_jax.errors import InputError
 from flm_jax.inference import detector
+from flm_jax.inference.crops import Crops, check_box, cut_faces
 from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.runtime.checkpoint import Checkpoints
 from flm_jax.training.state import TrainState, train_state_shapes
@@ -44,14 +44,6 @@ class Predictions(NamedTuple):
     loss: Float[ndarray, " n"]
     scale: Float[ndarray, "n 98"] | None
     read: Bool[ndarray, " n"]
-
-
-class Crops(NamedTuple):
-    """Faces as the network sees them: images f32[n, s, s, 3], normalised, and image_from_crop
-    f32[n, 2, 3]."""
-
-    images: Float[ndarray, "n s s 3"]
-    image_from_crop: Float[ndarray, "n 2 3"]
 
 
 def predict_faces(
@@ -197,15 +189,7 @@ class LandmarkPredictor:
         self, image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "n 4"], flip: bool = False
     ) -> Crops:
         """The crops of the faces of a BGR picture, mirrored or not."""
-        size = self._image_size
-        images = np.zeros((len(boxes), size, size, 3), np.float32)
-        maps = np.zeros((len(boxes), 2, 3), np.float32)
-        for i, box in enumerate(boxes.astype(np.float32)):
-            crop_from_image = crop_map(box, size, flip=flip, **self._crop)
-            image_from_crop = geometry.invert(crop_from_image)
-            normalise(crop_image(image, image_from_crop, size), out=images[i])
-            maps[i] = image_from_crop
-        return Crops(images, maps)
+        return cut_faces(image, boxes, size=self._image_size, crop=self._crop, flip=flip)
 
     def predict(self, crops: Crops) -> Predictions:
         """Landmarks of any number of crops; the batches are of few sizes, so that few compile."""
@@ -230,19 +214,6 @@ class LandmarkPredictor:
                 "mask": np.pad(np.ones(len(rows), np.float32), padding),
             }
             start += size
-
-
-def check_box(box: Float[ndarray, "4"], image: UInt8[ndarray, "h w 3"]) -> None:
-    """Raises InputError for a box without an area, or one that shows nothing of the image."""
-    height, width = image.shape[:2]
-    text = " ".join(f"{number:g}" for number in box)
-    if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
-        raise InputError(f"the box {text} has no area; expected xmin ymin xmax ymax in pixels")
-    if (box[2:] <= -0.5).any() or (box[:2] >= (width - 0.5, height - 0.5)).any():
-        raise InputError(
-            f"the box {text} lies outside of the picture of {width} x {height} px; expected xmin "
-            "ymin xmax ymax in its pixels"
-        )
 
 
 def restore(

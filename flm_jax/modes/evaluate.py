@@ -22,6 +22,7 @@ from flm_jax.data.crop import crop_image
 from flm_jax.data.images import read_record_image
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics, plots
+from flm_jax.evaluation.box_robustness import scaled_boxes, shifted_boxes
 from flm_jax.inference import tta
 from flm_jax.inference.predictor import EvalStep, Predictions, predict_faces, restore
 from flm_jax.landmarks import MIRROR
@@ -150,8 +151,8 @@ def _box_robustness(predict, boxes, targets) -> dict[str, dict[str, float]]:
             for share in _BOX_ERRORS
         }
         for name, change in (
-            ("shift", tta.shifted_boxes),
-            ("scale", tta.scaled_boxes),
+            ("shift", shifted_boxes),
+            ("scale", scaled_boxes),
         )
     }
 
@@ -279,4 +280,4 @@ def _draw(path, chosen, records, points, targets):
         dots.append(geometry.apply(crop_from_image, points[i]))
         truths.append(geometry.apply(crop_from_image, targets[i]))
         titles.append(f"line {records[i].line}: NME {100 * errors[i]:.1f} %")
-    plots.draw_predictions(path, crops, np.stack(dots), np.stack(truths), titles)
+    plots.draw_faces(path, crops, np.stack(dots), titles, targets=np.stack(truths))
