@@ -1,9 +1,5 @@
-"""Plots: landmarks on faces, the layout of the 98 points, loss and error curves. On the host.
+"""Plots: landmarks on faces, loss curves, error curves. Matplotlib, on the host."""
 
-`python -m flm_jax.evaluation.plots FILE.png` draws the layout.
-"""
-
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,17 +13,9 @@ from numpy import ndarray
 from flm_jax.landmarks import PARTS
 
 
-def draw_landmarks(
-    axes, landmarks: Float[ndarray, "98 2"], *, size: float, filled: bool = True
-) -> None:
-    """Marks 98 points on an axes that shows their image.
-
-    Args:
-        axes: of matplotlib.
-        landmarks: pixels of the image on the axes.
-        size: diameter of a point, in typographic points.
-        filled: dots coloured by face part; otherwise thin white lines along the parts.
-    """
+def _draw_landmarks(axes, landmarks, size, filled=True) -> None:
+    """Marks 98 points, as dots coloured by face part or as thin white lines along the parts; a dot
+    has a diameter of `size` typographic points."""
     for part in PARTS:
         points = landmarks[list(part.indices)]
         if filled:
@@ -68,10 +56,11 @@ def draw_faces(
     for axes in grid.flat:
         axes.set_axis_off()
     for i, (axes, crop) in enumerate(zip(grid.flat, crops, strict=False)):
-        _show(axes, crop)
+        axes.imshow(crop, interpolation="bilinear")
+        axes.set(xlim=(-0.5, len(crop) - 0.5), ylim=(len(crop) - 0.5, -0.5))
         if targets is not None:
-            draw_landmarks(axes, targets[i], size=size, filled=False)
-        draw_landmarks(axes, landmarks[i], size=size)
+            _draw_landmarks(axes, targets[i], size, filled=False)
+        _draw_landmarks(axes, landmarks[i], size)
         axes.set_title(titles[i], fontsize=8, pad=2)
     if targets is not None:
         colours = {part.group: part.colour for part in PARTS}
@@ -95,36 +84,6 @@ def draw_faces(
 def unnormalise(images: Float[ndarray, "*b s s 3"]) -> UInt8[ndarray, "*b s s 3"]:
     """Normalised RGB images as 8-bit ones."""
     return np.round(127.5 * (images + 1)).astype(np.uint8)
-
-
-def draw_layout(path: Path, image: UInt8[ndarray, "h w 3"], landmarks: Float[ndarray, "98 2"]):
-    """The 98 points with their indices on a face; pixels of the RGB image."""
-    height, width = image.shape[:2]
-    figure = matplotlib.figure.Figure(figsize=(8, 8 * height / width), dpi=130)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    _show(axes, image)
-    draw_landmarks(axes, landmarks, size=5)
-    for part in PARTS:
-        points = landmarks[list(part.indices)]
-        # Numbers stand away from the middle of their part; inside of the mouth, towards it.
-        middle = landmarks[51:55] if part.group == "contour" else points
-        side = -1 if part.indices[0] == 88 else 1
-        for index, point in zip(part.indices, points, strict=True):
-            away = side * (point - middle.mean(axis=0))
-            away = away / max(np.linalg.norm(away), 1e-6) if len(points) > 1 else np.array([0, -1])
-            axes.annotate(
-                str(index),
-                point,
-                xytext=(11 * away[0], -11 * away[1]),
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white",
-                bbox={"boxstyle": "round,pad=0.1", "fc": "black", "ec": "none", "alpha": 0.55},
-            )
-    figure.savefig(path)
 
 
 def draw_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
@@ -170,27 +129,3 @@ def draw_error_curves(path: Path, errors: dict[str, Float[ndarray, " n"]]) -> No
     axes.grid(alpha=0.25)
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(path)
-
-
-def _show(axes, image) -> None:
-    height, width = image.shape[:2]
-    axes.imshow(image, interpolation="bilinear")
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-
-
-def main(path: str) -> None:
-    """Draws the layout on a drawn head."""
-    from flm_jax.drawing.parameters import HeadParameters
-    from flm_jax.drawing.render import render_head
-
-    head = render_head(HeadParameters(mouth_open=0.55, texture=0.3), 640)
-    colour, alpha = head.tile[..., :3], head.tile[..., 3:]
-    image = (colour + (1 - alpha / 255) * 226).astype(np.uint8)
-    # From the brows down, with some room: the rest of the head has no landmarks.
-    left, top = np.maximum(head.landmarks.min(axis=0) - 70, 0).astype(int)
-    right, bottom = (head.landmarks.max(axis=0) + 70).astype(int)
-    draw_layout(Path(path), image[top:bottom, left:right], head.landmarks - [left, top])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

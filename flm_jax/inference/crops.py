@@ -1,7 +1,7 @@
 """Faces cut out of an image for the network, and what turns them into landmarks. On the host."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -27,6 +27,7 @@ class Crops(NamedTuple):
     image_from_crop: Float[ndarray, "n 2 3"]
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """A trained network with the crop that it was trained with, in any runtime."""
 
@@ -67,10 +68,9 @@ def check_box(box: Float[ndarray, "4"], image: UInt8[ndarray, "h w 3"]) -> None:
     height, width = image.shape[:2]
     text = " ".join(f"{number:g}" for number in box)
     expected = "expected xmin ymin xmax ymax in pixels"
-    # In the precision that crops are computed in.
-    box = box.astype(np.float32)
     if not (np.abs(box) <= _MAX_COORDINATE).all():
         raise InputError(f"the box {text} is beyond {_MAX_COORDINATE:g} pixels; {expected}")
+    box = box.astype(np.float32)  # The precision of crops.
     if (box[2:] <= box[:2]).any():
         raise InputError(f"the box {text} has no area; {expected}")
     if (box[2:] <= -0.5).any() or (box[:2] >= (width - 0.5, height - 0.5)).any():

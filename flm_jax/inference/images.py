@@ -225,11 +225,11 @@ def _draw(read: _Read, faces: Sequence[Face]) -> list[str]:
     for face in faces:
         draw_face(read.image, face)
     try:
-        content = cv2.imencode(path.suffix, read.image)[1].tobytes()
+        good, content = cv2.imencode(path.suffix, read.image)
     except cv2.error:
-        content = b""
-    if not content:
+        good = False
+    if not good:
         return [f"{read.source.path}: too large to be drawn as {path.suffix}"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda new: new.write_bytes(content))
+    write_atomically(path, lambda new: new.write_bytes(content.tobytes()))
     return []

@@ -18,6 +18,9 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 # Fields of a WFLW list's line, whose rectangle begins at the 197th, and of a line of a box alone.
 _LINE, _SHORT_LINE = 207, 5
 
+# The name of an image and the box of a face, f64[4] in its pixels.
+Box = tuple[str, Float[ndarray, "4"]]
+
 
 class Input(NamedTuple):
     """An image, a video or a camera.
@@ -34,13 +37,6 @@ class Input(NamedTuple):
     name: str
     boxes: list[tuple[int, ndarray]] | None = None
     overlay: Path | None = None
-
-
-class Box(NamedTuple):
-    """A face of an image, as a file gives it: the image's name and f64[4], in its pixels."""
-
-    name: str
-    box: Float[ndarray, "4"]
 
 
 def is_video(source: str) -> bool:
@@ -166,9 +162,9 @@ def _box(place: str, name: str, corners: Any) -> Box:
     except (TypeError, ValueError, OverflowError):
         box = np.full(4, np.nan)
     if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
-        given = str(corners)[:80]
         raise InputError(
-            f"{place}: {name!a}: {given} is no box; expected xmin ymin xmax ymax in pixels"
+            f"{place}: {name!a}: {str(corners)[:80]} is no box; expected xmin ymin xmax ymax in "
+            "pixels"
         )
     try:
         is_name = b"\0" not in os.fsencode(name)
@@ -176,4 +172,4 @@ def _box(place: str, name: str, corners: Any) -> Box:
         is_name = False
     if not is_name:
         raise InputError(f"{place}: {name!a} can't be the name of a file")
-    return Box(name, box)
+    return name, box

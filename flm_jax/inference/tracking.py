@@ -34,7 +34,7 @@ Predict = Callable[[ndarray, ndarray], tuple[ndarray, ndarray | None]]
 class _Track:
     def __init__(self, smooth: OneEuroFilter):
         self.smooth = smooth
-        self.box, self.score, self.patch = np.zeros(4, np.float32), 0.0, None
+        self.box, self.score, self.patch = np.zeros(4), 0.0, np.zeros((_PATCH, _PATCH))
 
 
 class FaceTracker:
