@@ -18,12 +18,12 @@ from flm_jax.data.images import read_image
 from flm_jax.data.loader import default_threads
 from flm_jax.data.workers import start_reading
 from flm_jax.errors import InputError
-from flm_jax.inference.crops import Crops, Predictor, check_box, join_crops
 from flm_jax.inference.detector import Detect
 from flm_jax.inference.head_pose import estimate_pose
 from flm_jax.inference.inputs import Input
 from flm_jax.inference.outputs import Entry, Face
 from flm_jax.inference.overlay import draw_face
+from flm_jax.inference.predictor import Crops, LandmarkPredictor, check_box
 from flm_jax.inference.tta import predict_with_tta
 from flm_jax.landmarks import MIRROR
 from flm_jax.runtime.work_folder import write_atomically
@@ -51,7 +51,7 @@ class _Read(NamedTuple):
 
 
 def predict_images(
-    predictor: Predictor,
+    predictor: LandmarkPredictor,
     detect: Detect | None,
     sources: Sequence[Input],
     *,
@@ -116,7 +116,7 @@ def say(text: str) -> None:
     tqdm.write(text.encode(errors="backslashreplace").decode())
 
 
-def _read(source: Input, predictor: Predictor, detect: Detect | None, keep: bool) -> _Read:
+def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, keep: bool) -> _Read:
     """Reads an image and crops its faces; problems are collected, not raised."""
     problems: list[str] = []
     try:
@@ -181,7 +181,7 @@ def _predict_chunk(predictor, pool, chunk, tta) -> list[list[Face]]:
         return [[] for _ in chunk]
     boxes = np.stack([face.box for face in chunk_faces]).astype(np.float32)
     ends = np.cumsum([len(each.faces) for each in chunk])
-    plain = join_crops([each.crops for each in chunk if each.crops])
+    plain = _join([each.crops for each in chunk if each.crops])
     scales: list[ndarray] = []
 
     def predict(views: ndarray, flip: bool) -> ndarray:
@@ -189,13 +189,13 @@ def _predict_chunk(predictor, pool, chunk, tta) -> list[list[Face]]:
         if flip or views is not boxes:
             parts = zip(chunk, np.split(views, ends[:-1]), strict=True)
             cut = [(each.image, part, flip) for each, part in parts if len(part)]
-            crops = join_crops([*pool.map(lambda arguments: predictor.cut(*arguments), cut)])
+            crops = _join(pool.map(lambda arguments: predictor.cut(*arguments), cut))
         found = predictor.predict(crops)
         if not np.isfinite(found.landmarks).all():
             raise InputError("the weights predict no finite numbers")
         order = MIRROR if flip else slice(None)
-        if found.scale is not None:
-            scales.append(found.scale[:, order])
+        if "scale" in found.outputs:
+            scales.append(found.outputs["scale"][:, order])
         return found.landmarks[:, order]
 
     landmarks = predict_with_tta(predict, boxes, np.array(wflw.RECTANGLE_MARGINS), **tta)
@@ -206,6 +206,10 @@ def _predict_chunk(predictor, pool, chunk, tta) -> list[list[Face]]:
         for found, points, scale in zip(chunk_faces, landmarks, uncertainty, strict=True)
     ]
     return [faces[end - len(each.faces) : end] for each, end in zip(chunk, ends, strict=True)]
+
+
+def _join(crops: Iterable[Crops]) -> Crops:
+    return Crops(*(np.concatenate(arrays) for arrays in zip(*crops, strict=True)))
 
 
 def _entries(read: _Read, faces: list[Face]) -> list[tuple[int, Entry]]:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from flm_jax.errors import InputError
 from flm_jax.inference import inputs, outputs
-from flm_jax.inference.crops import Predictor
 from flm_jax.inference.detector import Detect
 from flm_jax.inference.images import predict_images
 from flm_jax.inference.inputs import Input
 from flm_jax.inference.outputs import Entry
+from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.inference.video import predict_video
 from flm_jax.runtime.signals import collect_signals
 from flm_jax.runtime.work_folder import write_atomically
@@ -62,7 +62,7 @@ def plan(source: str, folder: Path, *, boxes: str = "", overlays: bool = True) -
 
 def run(
     job: Job,
-    predictor: Predictor,
+    predictor: LandmarkPredictor,
     detect: Detect | None,
     *,
     tta: Mapping[str, Any],

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from flm_jax.data import wflw
 from flm_jax.errors import InputError
 from flm_jax.inference import inputs
-from flm_jax.inference.crops import Predictor
 from flm_jax.inference.detector import Detect
 from flm_jax.inference.images import say
 from flm_jax.inference.inputs import Input
 from flm_jax.inference.outputs import Entry
 from flm_jax.inference.overlay import draw_face
+from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.inference.tracking import FaceTracker
 from flm_jax.runtime.work_folder import write_atomically
 
@@ -31,7 +31,7 @@ _MISCOUNTED = 2
 
 
 def predict_video(
-    predictor: Predictor,
+    predictor: LandmarkPredictor,
     detect: Detect,
     source: Input,
     *,
@@ -58,7 +58,7 @@ def predict_video(
 
     def predict(image, boxes):
         found = predictor.predict(predictor.cut(image, boxes))
-        return found.landmarks, found.scale
+        return found.landmarks, found.outputs.get("scale")
 
     tracker = FaceTracker(detect, predict, np.array(wflw.RECTANGLE_MARGINS), smoothing)
     entries: list[Entry] = []

@@ -5,10 +5,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from flm_jax.config import schema
+from flm_jax.config.weights import load_network
 from flm_jax.errors import InputError
 from flm_jax.inference import pipeline
 from flm_jax.inference.detector import load_detector
-from flm_jax.inference.predictor import LandmarkPredictor, restore
+from flm_jax.inference.predictor import LandmarkPredictor
 
 
 def run(
@@ -36,10 +37,10 @@ def run(
     folder = Path(output or workdir / "predict")
     job = pipeline.plan(input, folder, boxes=boxes, overlays=chosen.overlays)
     detect = None if boxes else load_detector(chosen.detector, chosen.threshold)
-    _, _, state = restore(workdir, str(config.evaluate.checkpoint), config)
+    network = load_network(workdir, str(config.evaluate.checkpoint), config)
     pipeline.run(
         job,
-        LandmarkPredictor.build(config, state),
+        LandmarkPredictor(**network),
         detect,
         tta=chosen.tta.to_dict(),
         smoothing=chosen.smoothing.to_dict(),

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,36 +17,33 @@ from flm_jax.data.wflw import RECTANGLE_MARGINS
 from flm_jax.drawing import video
 from flm_jax.errors import InputError
 from flm_jax.inference import pipeline
-from flm_jax.inference.crops import cut_faces
 from flm_jax.inference.detector import Detections
+from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.landmarks import MIRROR
 
 OFF = {"two_pass": False, "flip": False, "extra_crops": 0, "box_noise": 0.05}
 SIDE = 16
 
 
-class OneFace:
+def face_in_a_crop():
+    points, _ = drawn_landmarks(np.random.default_rng(0), yaw=20.0)
+    box = geometry.add_margins(geometry.bounding_box(points), np.array(RECTANGLE_MARGINS))
+    return geometry.apply(geometry.crop_from_image(box, SIDE), points).astype(np.float32)
+
+
+POINTS = face_in_a_crop()
+
+
+def same_face(images):
     """Finds the same points in every crop, flipped or not."""
-
-    batch_size, scale = 4, None
-
-    def __init__(self):
-        points, _ = drawn_landmarks(np.random.default_rng(0), yaw=20.0)
-        box = geometry.add_margins(geometry.bounding_box(points), np.array(RECTANGLE_MARGINS))
-        self.points = geometry.apply(geometry.crop_from_image(box, SIDE), points).astype(np.float32)
-
-    def cut(self, image, boxes, flip=False):
-        return cut_faces(image, boxes, size=SIDE, crop={"margin": 0.0}, flip=flip)
-
-    def predict(self, crops):
-        scale = None if self.scale is None else np.full((len(crops.images), 98), self.scale)
-        points = geometry.apply(crops.image_from_crop, self.points)
-        return SimpleNamespace(landmarks=points.astype(np.float32), scale=scale)
+    count = len(images)
+    return {"landmarks": np.tile(POINTS, (count, 1, 1)), "scale": np.full((count, 98), 0.5)}
 
 
 @pytest.fixture
 def predictor():
-    return OneFace()
+    settings = {"image_size": SIDE, "crop": {"margin": 0.0}, "batch_size": 4}
+    return LandmarkPredictor(same_face, pixel_outputs=("scale",), **settings)
 
 
 def no_face(image):
@@ -162,7 +158,6 @@ def test_file_names_need_not_be_utf8(predictor, tmp_path):
 def test_two_passes_and_flips_are_averaged_in_image_pixels(predictor, tmp_path):
     write(tmp_path / "in/a.png", (SIDE, SIDE))
     write(tmp_path / "in/b.png", (2 * SIDE, 2 * SIDE))
-    predictor.scale = 0.5
     plain, flipped, twice = (
         [
             entry["faces"][0]
@@ -170,12 +165,12 @@ def test_two_passes_and_flips_are_averaged_in_image_pixels(predictor, tmp_path):
         ]
         for tta in ({}, {"flip": True}, {"two_pass": True, "extra_crops": 1})
     )
-    np.testing.assert_allclose(plain[0]["landmarks"], predictor.points, atol=1e-3)
-    mirrored = np.array([SIDE - 1, 0]) + [-1, 1] * predictor.points[MIRROR]
-    expected = (predictor.points + mirrored) / 2
+    np.testing.assert_allclose(plain[0]["landmarks"], POINTS, atol=1e-3)
+    mirrored = np.array([SIDE - 1, 0]) + [-1, 1] * POINTS[MIRROR]
+    expected = (POINTS + mirrored) / 2
     np.testing.assert_allclose(flipped[0]["landmarks"], expected, atol=1e-3)
     np.testing.assert_allclose(flipped[1]["landmarks"], 2 * expected + 0.5, atol=1e-3)
-    assert flipped[0]["uncertainty"] == [0.5] * 98
+    assert [face["uncertainty"][0] for face in flipped] == [0.5, 1.0]
     assert 0 < np.abs(np.subtract(twice[0]["landmarks"], plain[0]["landmarks"])).max() < SIDE
 
 

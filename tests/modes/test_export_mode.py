@@ -18,9 +18,9 @@ from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
 from flm_jax.export import page
 from flm_jax.modes import evaluate, export
-from flm_jax.runtime.checkpoint import Checkpoints, Progress
+from flm_jax.runtime.checkpoint import Checkpoints
+from flm_jax.runtime.devices import replicated
 from flm_jax.training.state import create_train_state
-from flm_jax.training.step import replicated
 
 ARTEFACTS = {"landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax", "landmarks.json", "browser"}
 
@@ -43,7 +43,7 @@ def save_weights(config, workdir, head=1.0):
         state, params=params, batch_stats=jax.device_put(stats, replicated())
     )
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, Progress(0), schema.as_json(config), 1.0)
+        checkpoints.save(state, {}, schema.as_json(config), 1.0)
     return model, jax.device_get(state.variables)
 
 

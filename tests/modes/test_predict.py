@@ -24,14 +24,14 @@ from flm_jax.errors import InputError
 from flm_jax.inference import predictor
 from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.modes import evaluate, predict
-from flm_jax.runtime.checkpoint import Checkpoints, Progress
+from flm_jax.runtime.checkpoint import Checkpoints
+from flm_jax.runtime.devices import replicated
 from flm_jax.training.state import create_train_state
-from flm_jax.training.step import replicated
 
 
 def save(workdir, config, state):
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, Progress(0), schema.as_json(config), 1.0)
+        checkpoints.save(state, {}, schema.as_json(config), 1.0)
 
 
 @pytest.fixture(scope="module")
