@@ -1,20 +1,9 @@
-import dataclasses
-
 import numpy as np
 import pytest
+from support.heads import drawn_landmarks
 
-from flm_jax.drawing.sampling import sample_head
-from flm_jax.drawing.surface import Surface, landmarks_in_space, project, rotation
 from flm_jax.inference.head_pose import POSE_POINTS, estimate_pose, pose_axes
 from flm_jax.landmarks import MIRROR
-
-
-def drawn_landmarks(rng, **pose):
-    """The landmarks of a head of random shape and expression, and its pose."""
-    head = dataclasses.replace(sample_head(rng), **pose)
-    truth = head.yaw, head.pitch, head.roll
-    points = project(landmarks_in_space(Surface(head), rotation(*truth)))
-    return (80 * points + [200, 160]).astype(np.float32), truth
 
 
 def test_the_pose_of_drawn_heads_is_found_over_60_degrees_of_yaw():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from test_head_pose import drawn_landmarks
+from support.heads import drawn_landmarks
 
 from flm_jax import geometry
 from flm_jax.inference import overlay

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_head_pose import drawn_landmarks
+from support.heads import drawn_landmarks
 
 from flm_jax import geometry
 from flm_jax.data.wflw import RECTANGLE_MARGINS
