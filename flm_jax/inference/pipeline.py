@@ -27,7 +27,7 @@ class Job(NamedTuple):
 
 
 def plan(source: str, folder: Path, *, boxes: str = "", overlays: bool = True) -> Job:
-    """Finds what an input names, and checks it before anything is computed.
+    """Finds what an input names, before anything is computed.
 
     Args:
         source: an image, a folder, a glob, a video or the number of a camera.
@@ -54,9 +54,11 @@ def plan(source: str, folder: Path, *, boxes: str = "", overlays: bool = True) -
             each._replace(overlay=folder / "overlays" / path)
             for each, path in zip(sources, paths, strict=True)
         ]
-    written = [folder / "landmarks.json", folder / "landmarks.csv"]
-    written += [each.overlay for each in sources if each.overlay]
-    _refuse_overwriting([boxes, *(each.path for each in sources)], written)
+    read = {os.path.realpath(path) for path in (boxes, *(each.path for each in sources)) if path}
+    overlay_paths = [each.overlay for each in sources if each.overlay]
+    for path in (folder / "landmarks.json", folder / "landmarks.csv", *overlay_paths):
+        if os.path.realpath(path) in read:
+            raise InputError(f"{path}: is read and would be overwritten; choose another --output")
     return Job(sources, is_video, folder)
 
 
@@ -69,7 +71,7 @@ def run(
     smoothing: Mapping[str, Any],
     num_threads: int = 0,
 ) -> None:
-    """Predicts and writes. The first SIGINT or SIGTERM ends it, with what was done written.
+    """Predicts, and writes also what was done when a SIGINT or SIGTERM ends it.
 
     Args:
         job: of `plan`.
@@ -80,27 +82,20 @@ def run(
         num_threads: that read and draw images; 0: one for each core.
 
     Raises:
-        InputError: the folder can't be written; or, after all else is written, an image or box
-            could not be used.
+        InputError: nothing can be written, or, once the rest is written, an image or a box could
+            not be used.
     """
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         with collect_signals() as received:
-            if job.is_video:
-                assert detect is not None
+            if detect and job.is_video:
                 (source,) = job.sources
-                entries, problems = predict_video(
-                    predictor, detect, source, smoothing=smoothing, received=received
-                )
+                found = predict_video(predictor, detect, source, received, smoothing=smoothing)
             else:
-                entries, problems = predict_images(
-                    predictor,
-                    detect,
-                    job.sources,
-                    tta=tta,
-                    num_threads=num_threads,
-                    received=received,
+                found = predict_images(
+                    predictor, detect, job.sources, received, tta=tta, num_threads=num_threads
                 )
+            entries, problems = found
             _write(job.folder, entries)
     except OSError as error:
         raise InputError(f"--output={job.folder}: can't be written: {error}") from None
@@ -134,11 +129,3 @@ def _overlay_names(names: Iterable[str]) -> list[Path]:
         taken.add(str(path).lower())
         paths.append(path)
     return paths
-
-
-def _refuse_overwriting(read: Iterable[str], written: Iterable[Path]) -> None:
-    """Raises InputError where a file that is read would be written, under whatever name."""
-    files = {os.path.realpath(path) for path in read if path}
-    for path in written:
-        if os.path.realpath(path) in files:
-            raise InputError(f"{path}: is read and would be overwritten; choose another --output")

@@ -34,9 +34,9 @@ def predict_video(
     predictor: LandmarkPredictor,
     detect: Detect,
     source: Input,
+    received: Sequence[int],
     *,
     smoothing: Mapping[str, Any],
-    received: Sequence[int] = (),
 ) -> tuple[list[Entry], list[str]]:
     """Follows the faces of a video, and draws its overlay.
 
@@ -44,8 +44,8 @@ def predict_video(
         predictor: the network.
         detect: finds the faces of a BGR frame.
         source: the video or camera.
-        smoothing: keywords of `OneEuroFilter`.
         received: signals; the first ends the video, which is how a camera's recording ends.
+        smoothing: keywords of `OneEuroFilter`.
 
     Returns:
         An entry for every frame, and what went wrong.

@@ -99,7 +99,7 @@ def test_a_yunet_file_is_run_by_opencv(monkeypatch, tmp_path):
             return 1, row
 
     monkeypatch.setattr(cv2.FaceDetectorYN, "create", lambda *arguments: Net())
-    detect = detector.YuNet(path="yunet.onnx", margins=PLAIN)
+    detect = detector.YuNet("yunet.onnx", margins=PLAIN)
     found = detect(np.zeros((320, 320, 3), np.uint8))  # Twice as large for the net.
     np.testing.assert_allclose(found.boxes, [[31.5, 15.5, 63.5, 63.5]])
     assert found.scores == pytest.approx([0.8])
