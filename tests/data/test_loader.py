@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from test_batch_memory import address
+from support.faces import CROP, TURNED, address
 
 from configs.wflw_resnet50 import AUGMENTATION
 from flm_jax.data import loader, shared_memory
@@ -15,9 +15,6 @@ from flm_jax.data.batches import ReadBatches
 from flm_jax.data.images import ImageError
 from flm_jax.data.loader import WorkerError
 from flm_jax.data.sampler import EvaluationSampler, TrainingSampler
-
-CROP = {"margin": 10.0}
-TURNED = {**AUGMENTATION, "rotation": {"probability": 1.0, "std": 15.0}}
 
 
 def read(order, records, **settings):
