@@ -84,7 +84,7 @@ def predict_video(
 
     def predict(image, boxes):
         found = predictor.predict(predictor.cut(image, boxes))
-        return found.landmarks, found.scale
+        return found.landmarks, found.outputs.get("scale")
 
     margins = np.array(wflw.RECTANGLE_MARGINS)
     tracker = FaceTracker(detect, predict, margins, smoothing)

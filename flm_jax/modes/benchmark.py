@@ -31,8 +31,9 @@ from flm_jax.data.workers import num_cores
 from flm_jax.errors import InputError
 from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.runtime import work_folder
+from flm_jax.runtime.devices import put_on_devices, replicated
 from flm_jax.training.state import create_train_state
-from flm_jax.training.step import pmap_eval_step, pmap_train_step, put_on_devices, replicated
+from flm_jax.training.step import pmap_eval_step, pmap_train_step
 
 # That a process of the bare loop holds. Of fewer, the pictures' mean size is some percent off.
 _BARE_FACES = 2048

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from flm_jax import geometry
 from flm_jax.config import schema
+from flm_jax.config.weights import load_network
 from flm_jax.data import wflw
 from flm_jax.data.images import read_image
 from flm_jax.data.loader import default_threads
@@ -25,7 +26,7 @@ from flm_jax.inference import inputs, outputs, overlay, tta, video
 from flm_jax.inference.detector import load_detector
 from flm_jax.inference.head_pose import estimate_pose
 from flm_jax.inference.outputs import Entry, Face
-from flm_jax.inference.predictor import Crops, LandmarkPredictor, check_box, restore
+from flm_jax.inference.predictor import Crops, LandmarkPredictor, check_box
 from flm_jax.landmarks import MIRROR
 from flm_jax.runtime import work_folder
 from flm_jax.runtime.signals import collect_signals
@@ -83,8 +84,8 @@ def run(
     detect = None
     if not boxes:
         detect = load_detector(config.predict.detector, config.predict.threshold)
-    _, _, state = restore(workdir, str(config.evaluate.checkpoint), config)
-    predictor = LandmarkPredictor.build(config, state, detect=detect)
+    network = load_network(workdir, str(config.evaluate.checkpoint), config)
+    predictor = LandmarkPredictor(**network, detect=detect)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with collect_signals() as received:
@@ -240,8 +241,9 @@ def _predict_chunk(predictor, pool, chunk, looks) -> list[list[Face]]:
         found = predictor.predict(crops)
         if not np.isfinite(found.landmarks).all():
             raise InputError("the weights predict no finite numbers")
-        if found.scale is not None:
-            scales.append(found.scale[:, MIRROR] if flip else found.scale)
+        if "scale" in found.outputs:
+            scale = found.outputs["scale"]
+            scales.append(scale[:, MIRROR] if flip else scale)
         return found.landmarks[:, MIRROR] if flip else found.landmarks
 
     margins = np.array(wflw.RECTANGLE_MARGINS)

@@ -1,6 +1,7 @@
 """--mode train: trains, or continues what the work folder holds, and ends with an evaluation."""
 
 import contextlib
+import dataclasses
 import itertools
 import sys
 from functools import partial
@@ -18,18 +19,18 @@ from flm_jax.data.images import ImageError
 from flm_jax.data.loader import WorkerError
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics, plots
-from flm_jax.inference.predictor import predict_faces
-from flm_jax.models.resnet import fold_batch_norm
+from flm_jax.evaluation.faces import predict_faces
 from flm_jax.modes import evaluate
 from flm_jax.runtime import processes, work_folder
-from flm_jax.runtime.checkpoint import Checkpoints, DamagedError, Progress, SaveError
+from flm_jax.runtime.checkpoint import Checkpoints, DamagedError, SaveError
+from flm_jax.runtime.devices import put_on_devices, replicated
 from flm_jax.runtime.orbax_messages import told_once
 from flm_jax.runtime.processes import StopAgreement
 from flm_jax.runtime.signals import collect_signals
 from flm_jax.training.metrics_writer import MetricsWriter, read_metrics
 from flm_jax.training.progress import StepLog, Unreadable, describe_step
-from flm_jax.training.state import TrainState, create_train_state, train_state_shapes
-from flm_jax.training.step import pmap_eval_step, pmap_train_step, put_on_devices, replicated
+from flm_jax.training.state import Progress, TrainState, create_train_state, train_state_shapes
+from flm_jax.training.step import pmap_eval_step, pmap_train_step
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -101,7 +102,8 @@ def _train(
     train_step = pmap_train_step(
         model, optimizer, face_loss, schedule, config.ema_decay, skip_nonfinite=skip
     )
-    eval_step = pmap_eval_step(build.build_model(config, folded=True), face_loss)
+    folded_model = build.build_model(config, folded=True)
+    eval_step = pmap_eval_step(folded_model, face_loss)
     ends_epoch = start > 0 and start % order.steps_per_epoch == 0
     unvalidated = ends_epoch and not checkpoints.is_validated(start)
     share = config.data.max_unreadable
@@ -130,7 +132,13 @@ def _train(
 
         def validate(state):
             return _validate(
-                config, eval_step, state, splits.validation, unreadable["validation"], stop
+                config,
+                folded_model,
+                eval_step,
+                state,
+                splits.validation,
+                unreadable["validation"],
+                stop,
             )
 
         if unvalidated and (scores := validate(state)) is not None:
@@ -175,7 +183,9 @@ def _loop(
     def save(*, last=False, **scores):
         log.finish()
         try:
-            checkpoints.save(state, log.progress, schema.as_json(config), **scores)
+            checkpoints.save(
+                state, dataclasses.asdict(log.progress), schema.as_json(config), **scores
+            )
             if last:
                 checkpoints.wait()
         except SaveError as error:
@@ -244,7 +254,7 @@ def _initial_state(
     while (last := checkpoints.last_step()) is not None:
         try:
             schema.check_restart(checkpoints.config(last), config, workdir)
-            state, saved = checkpoints.restore(last, shapes, replicated())
+            state, described = checkpoints.restore(last, shapes, replicated())
             break
         except DamagedError as error:
             place = checkpoints.set_aside(last)
@@ -256,6 +266,7 @@ def _initial_state(
             model, optimizer, key, size, replicated(), averaged=averaged, given=given
         )
         return state, progress
+    saved = Progress(**described)
     if saved.fingerprint != progress.fingerprint:
         raise InputError(
             "the training faces are not those of the checkpoint: the list has changed, and with "
@@ -268,7 +279,9 @@ class _StoppedError(Exception):
     """A signal came."""
 
 
-def _validate(config, eval_step, state, records, unreadable, stop) -> dict[str, float] | None:
+def _validate(
+    config, model, eval_step, state, records, unreadable, stop
+) -> dict[str, float] | None:
     """Loss and NME of what can be read; None where a signal came first."""
 
     def until_stopped(batches):
@@ -280,7 +293,7 @@ def _validate(config, eval_step, state, records, unreadable, stop) -> dict[str, 
     batches = build.evaluation_batches(
         config, records, box=config.data.box, at_unreadable=unreadable.add
     )
-    variables = fold_batch_norm(state.averaged_variables)
+    variables = model.fold_batch_norm(state.averaged_variables)
     with contextlib.closing(batches):
         try:
             predictions = predict_faces(eval_step, variables, until_stopped(batches), len(records))

@@ -5,7 +5,6 @@ checkpoint is called damaged.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -21,9 +20,8 @@ from jax.experimental import multihost_utils
 
 from flm_jax.errors import InputError
 from flm_jax.runtime.checksums import checksum, describe, differences, leaves, shape
+from flm_jax.runtime.devices import replicated
 from flm_jax.runtime.orbax_messages import is_of_orbax, no_warning_of_reading, quiet_if_it_fails
-from flm_jax.training.state import TrainState
-from flm_jax.training.step import replicated
 
 _SCORE = "validation_loss"
 _SCORE_FILE = "score.json"
@@ -42,21 +40,6 @@ class DamagedError(InputError):
 
 class SaveError(InputError):
     """A checkpoint could not be saved."""
-
-
-@dataclasses.dataclass
-class Progress:
-    """What continues a run beside the state.
-
-    Attributes:
-        fingerprint: of the training faces in their order; the step then names the next batch.
-        epoch_loss: the sum of the losses of this epoch's steps so far.
-        epoch_skipped: how many of them had no finite loss, and are not in that sum.
-    """
-
-    fingerprint: int
-    epoch_loss: float = 0.0
-    epoch_skipped: int = 0
 
 
 class Checkpoints:
@@ -91,8 +74,8 @@ class Checkpoints:
 
     def save(
         self,
-        state: TrainState,
-        progress: Progress,
+        state: Any,
+        progress: dict[str, Any],
         config: dict[str, Any],
         validation_loss: float = math.inf,
     ) -> None:
@@ -104,9 +87,8 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        described = dataclasses.asdict(progress)
         arrays = {name: describe(leaf) for name, leaf in leaves(state).items()}
-        checksums = {"arrays": arrays, _CHECKSUM: checksum([described, config, arrays])}
+        checksums = {"arrays": arrays, _CHECKSUM: checksum([progress, config, arrays])}
         self._losses[step] = _loss(_score(validation_loss))
         if jax.process_count() > 1:  # The mapped step leaves every process a copy of its own.
             everywhere: Any = replicated()
@@ -118,7 +100,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    progress=ocp.args.JsonSave(described),
+                    progress=ocp.args.JsonSave(progress),
                     config=ocp.args.JsonSave(config),
                     checksums=ocp.args.JsonSave(checksums),
                     **{_SCORE: ocp.args.JsonSave(_score(validation_loss))},
@@ -216,8 +198,8 @@ class Checkpoints:
         return self._read(step)["config"]
 
     def restore(
-        self, step: int, shapes: TrainState, sharding: jax.sharding.Sharding
-    ) -> tuple[TrainState, Progress]:
+        self, step: int, shapes: Any, sharding: jax.sharding.Sharding
+    ) -> tuple[Any, dict[str, Any]]:
         """Restores what has the shapes and dtypes of `shapes`, placed as `sharding` says.
 
         Raises:
@@ -234,7 +216,7 @@ class Checkpoints:
         for name, leaf in leaves(state).items():
             if describe(leaf) != arrays[name]:
                 raise self._damaged(step, f"{name} is not what was saved")
-        return state, Progress(**described["progress"])
+        return state, described["progress"]
 
     def wait(self) -> None:
         """Waits until what was saved is on disk; raises SaveError if it could not be."""

@@ -11,7 +11,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from flm_jax.errors import InputError
-from flm_jax.training.step import pmap_max
 
 # As far as the devices may be behind the training's loop.
 _STEPS_AHEAD = 2
@@ -82,7 +81,6 @@ class StopAgreement:
         self._received = received
         self._agreed = 0
         self._several = jax.process_count() > 1
-        self._largest = pmap_max()
         self._pending: collections.deque = collections.deque()
 
     def ask_with(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -108,8 +106,8 @@ class StopAgreement:
             return self._own()
         while self._pending:
             self._read()
-        numbers = np.full(jax.local_device_count(), self._own(), np.int32)
-        self._agreed = self._agreed or int(self._largest(numbers))
+        numbers = multihost_utils.process_allgather(np.int32(self._own()))
+        self._agreed = self._agreed or int(numbers.max())
         return self._agreed
 
     def _read(self):

@@ -12,8 +12,8 @@ from flm_jax.data.loader import picture_error
 from flm_jax.data.sampler import TrainingSampler
 from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
-from flm_jax.runtime.checkpoint import Progress
 from flm_jax.training.metrics_writer import MetricsWriter
+from flm_jax.training.state import Progress
 
 # Steps that the devices may be behind the loop: they never wait for it, and it hoards no batches.
 _STEPS_AHEAD = 2

@@ -6,12 +6,15 @@ from support.networks import load_evaluation, make_config, make_state, save_stat
 
 from flm_jax import geometry, landmarks
 from flm_jax.config import build
+from flm_jax.config.weights import load_weights
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
-from flm_jax.inference.predictor import predict_faces, restore
+from flm_jax.evaluation.faces import predict_faces
+from flm_jax.evaluation.report import format_table
 from flm_jax.modes import evaluate
 
 NO_WEIGHTS: dict = {}
+PASSED = ("landmarks", "index", "mask", "image_from_crop")
 
 
 def with_everything(config):
@@ -125,7 +128,7 @@ def test_a_subset_list_has_files_and_figures_of_its_own(evaluated, test_records)
 
 def test_the_table_names_every_subset_and_the_mean_shape(evaluated):
     figures, _ = load_evaluation(evaluated[0])
-    table = evaluate.format_table(figures)
+    table = format_table(figures)
     for name in ("test, all", "pose", "blur", "NME %", "FR10 %", "AUC10", "loss"):
         assert name in table
     assert table.splitlines()[-1] == f"mean shape NME {figures['nme_mean_shape']:.2f} %"
@@ -146,9 +149,7 @@ def test_predictions_go_home_by_the_inverse_of_the_crop(test_records, faces_root
 
     def knows_the_answer(state, batch):
         loss = np.zeros(batch["mask"].shape, np.float32)
-        return {key: batch[key] for key in ("landmarks", "index", "mask", "image_from_crop")} | {
-            "loss": loss
-        }
+        return {name: batch[name] for name in PASSED} | {"loss": loss}
 
     found = predict_faces(knows_the_answer, NO_WEIGHTS, batches, len(test_records))
     truth = np.stack([record.landmarks for record in test_records])
@@ -165,7 +166,9 @@ def test_a_face_that_comes_twice_or_never_is_noticed(test_records, faces_root):
     batches = list(build.evaluation_batches(config, test_records, box="rectangle"))
 
     def echo(state, batch):
-        return batch | {"loss": np.zeros(batch["mask"].shape, np.float32)}
+        return {name: batch[name] for name in PASSED} | {
+            "loss": np.zeros(batch["mask"].shape, np.float32)
+        }
 
     for wrong in (batches[:-1], batches + batches[:1]):
         with pytest.raises(AssertionError, match="counted other than once"):
@@ -235,11 +238,9 @@ def test_the_landmarks_protocol_crops_around_the_true_points(thorough):
     _, arrays = load_evaluation(workdir, "_train")
     splits = build.read_splits(config, workdir)
     batches = build.evaluation_batches(config, splits.training, box="landmarks")
-    _, _, state = restore(workdir, "best", config)
+    variables = load_weights(workdir, "best", config).variables
     eval_step = evaluate.pmap_eval_step(build.build_model(config), build.build_face_loss(config))
-    found = predict_faces(
-        eval_step, state.averaged_variables, batches, len(splits.training)
-    ).landmarks
+    found = predict_faces(eval_step, variables, batches, len(splits.training)).landmarks
     np.testing.assert_allclose(arrays["landmarks_landmarks_plain"], found, atol=1e-2)
     assert np.abs(found - arrays["landmarks"]).max() > 1
 
@@ -255,9 +256,7 @@ def test_a_mirrored_look_finds_the_faces_as_they_are(test_records, faces_root):
 
     def knows_the_answer(state, batch):
         loss = np.zeros(batch["mask"].shape, np.float32)
-        return {key: batch[key] for key in ("landmarks", "index", "mask", "image_from_crop")} | {
-            "loss": loss
-        }
+        return {name: batch[name] for name in PASSED} | {"loss": loss}
 
     found = predict_faces(knows_the_answer, NO_WEIGHTS, batches, len(test_records)).landmarks
     truth = np.stack([record.landmarks for record in test_records])
@@ -275,7 +274,7 @@ def test_box_errors_grow_from_boxes_of_the_stated_size(thorough):
 
 
 def test_the_table_has_every_protocol_and_box_error(thorough):
-    table = evaluate.format_table(load_evaluation(thorough[0], "_train")[0])
+    table = format_table(load_evaluation(thorough[0], "_train")[0])
     for name in (
         "box rectangle, tta",
         "box landmarks, plain",
@@ -291,12 +290,12 @@ def test_a_learned_scale_is_written_in_image_pixels(test_records, faces_root):
     batches = list(build.evaluation_batches(config, test_records, box="rectangle"))
 
     def five_pixels(state, batch):
-        return batch | {
+        return {name: batch[name] for name in PASSED} | {
             "loss": np.zeros(batch["mask"].shape, np.float32),
             "scale": np.full(batch["landmarks"].shape[:-1], 5, np.float32),
         }
 
-    found = predict_faces(five_pixels, NO_WEIGHTS, batches, len(test_records)).scale
-    for record, scale in zip(test_records, found, strict=True):
+    found = predict_faces(five_pixels, NO_WEIGHTS, batches, len(test_records), ("scale",))
+    for record, scale in zip(test_records, found.outputs["scale"], strict=True):
         width, height = record.box[2:] - record.box[:2] + 20
         np.testing.assert_allclose(scale, 5 * np.sqrt(width * height) / 32, rtol=1e-5)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from flm_jax.errors import InputError
-from flm_jax.runtime.checkpoint import Checkpoints, DamagedError, Progress, SaveError
+from flm_jax.runtime.checkpoint import Checkpoints, DamagedError, SaveError
+from flm_jax.runtime.devices import replicated
 from flm_jax.training.state import TrainState
-from flm_jax.training.step import replicated
 
 
 def make_state(step):
@@ -38,7 +38,7 @@ def save(workdir, losses, keep_last=1, keep_best=1):
     ) as checkpoints:
         for step, loss in losses.items():
             extra = {} if loss is None else {"validation_loss": loss}
-            checkpoints.save(make_state(step), Progress(7, 0.1 * step), {"step": step}, **extra)
+            checkpoints.save(make_state(step), {"epoch_loss": 0.1 * step}, {"step": step}, **extra)
 
 
 def steps_in(workdir):
@@ -50,7 +50,7 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path):
     with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
         state, progress = checkpoints.restore(3, make_state(99), replicated())
         assert checkpoints.config(3) == {"step": 3}
-    assert progress == Progress(7, 0.1 * 3)
+    assert progress == {"epoch_loss": 0.1 * 3}
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(make_state(3)), strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.sharding == replicated()
@@ -208,7 +208,7 @@ def damage_every_file(workdir):
                     assert "checkpoints/10: the checkpoint is damaged" in str(error)
                     found.add(path.name)
                 else:
-                    assert (config, progress) == ({"step": 10}, Progress(7, 1.0)), (path, how)
+                    assert (config, progress) == ({"step": 10}, {"epoch_loss": 1.0}), (path, how)
                     for a, b in zip(jax.tree.leaves(state), expected, strict=True):
                         np.testing.assert_array_equal(a, b, err_msg=f"{path}, {how}")
                     # A validation loss is right or lost, never another.
@@ -328,7 +328,7 @@ def test_a_save_that_failed_counts_for_nothing(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2)
 
     def save_and_wait():
-        checkpoints.save(make_state(20), Progress(7), {"step": 20})
+        checkpoints.save(make_state(20), {}, {"step": 20})
         checkpoints.wait()
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
@@ -339,6 +339,6 @@ def test_a_save_that_failed_counts_for_nothing(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert checkpoints.last_step() == 10
     assert steps_in(tmp_path) == [10]
-    checkpoints.save(make_state(20), Progress(7), {"step": 20})
+    checkpoints.save(make_state(20), {}, {"step": 20})
     checkpoints.close()
     assert steps_in(tmp_path) == [10, 20]

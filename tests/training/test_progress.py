@@ -22,9 +22,8 @@ from flm_jax.errors import InputError
 from flm_jax.evaluation.metrics import nme
 from flm_jax.inference.predictor import Predictions
 from flm_jax.modes import train
-from flm_jax.runtime.checkpoint import Progress
 from flm_jax.training.progress import StepLog, Unreadable, describe_step
-from flm_jax.training.state import TrainState
+from flm_jax.training.state import Progress, TrainState
 
 
 @pytest.fixture
