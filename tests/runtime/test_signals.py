@@ -25,13 +25,13 @@ from support.launches import (
 )
 
 from flm_jax.data.workers import start_worker
-from flm_jax.runtime.checkpoint import Checkpoints
+from flm_jax.runtime.restore import SavedCheckpoints
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def saved_step(workdir):
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = SavedCheckpoints(workdir)
     step = checkpoints.find("last")
     checkpoints.close()
     return step
