@@ -20,6 +20,7 @@ from flm_jax.data.crop import crop_image, face_box
 from flm_jax.data.images import read_record_image
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics, plots
+from flm_jax.evaluation.box_robustness import scaled_boxes, shifted_boxes
 from flm_jax.evaluation.faces import FacePredictions, predict_faces
 from flm_jax.evaluation.report import details, format_table, subsets, summarise
 from flm_jax.inference import tta
@@ -149,8 +150,8 @@ def _box_robustness(predict, boxes, targets) -> dict[str, dict[str, float]]:
             for share in _BOX_ERRORS
         }
         for name, change in (
-            ("shift", tta.shifted_boxes),
-            ("scale", tta.scaled_boxes),
+            ("shift", shifted_boxes),
+            ("scale", scaled_boxes),
         )
     }
 
@@ -209,4 +210,4 @@ def _draw(path, chosen, records, points, targets):
         dots.append(geometry.apply(crop_from_image, points[i]))
         truths.append(geometry.apply(crop_from_image, targets[i]))
         titles.append(f"line {records[i].line}: NME {100 * errors[i]:.1f} %")
-    plots.draw_predictions(path, crops, np.stack(dots), np.stack(truths), titles)
+    plots.draw_faces(path, crops, np.stack(dots), titles, targets=np.stack(truths))
