@@ -5,9 +5,8 @@ import copy
 import cv2
 import numpy as np
 import pytest
-from test_crop import blob_position
+from support.faces import OFF, blob_position
 
-from configs import wflw_resnet50
 from flm_jax import geometry
 from flm_jax.data import augmentation, loader, sampler
 from flm_jax.data.crop import crop_box, crop_image, crop_map
@@ -16,7 +15,6 @@ from flm_jax.drawing.render import render_head
 from flm_jax.errors import InputError
 from flm_jax.landmarks import MIRROR
 
-OFF = wflw_resnet50.AUGMENTATION
 CROP = {"margin": 10.0, "factor": 1.0, "square": False}
 SQUARE = {"margin": 0.0, "factor": 1.2, "square": True}
 GEOMETRIC = ("hflip", "rotation", "scale", "shift", "aspect", "box_noise")

@@ -9,14 +9,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from support.faces import address
 
 from flm_jax.data.batch_memory import BatchMemory
 
 SHAPE = (4, 256, 256, 3)  # Large enough for JAX to look at the memory itself, where it may.
-
-
-def address(array):
-    return array.__array_interface__["data"][0]
 
 
 def test_it_is_used_again_when_nothing_refers_to_it():

@@ -1,5 +1,5 @@
 import numpy as np
-from test_loader import CROP, TURNED
+from support.faces import CROP, TURNED
 
 from flm_jax import geometry
 from flm_jax.data.batches import ReadBatches

@@ -3,6 +3,7 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
+from support.faces import blob_position
 
 from flm_jax import geometry
 from flm_jax.data import wflw
@@ -20,13 +21,6 @@ def make_record(path, line=7):
         box=np.array([0, 0, 10, 10], np.float32),
         attributes=np.zeros(6, bool),
     )
-
-
-def blob_position(image):
-    """The centre of mass of what is bright, in pixels (x, y)."""
-    weight = image[..., 0].astype(float)
-    y, x = np.indices(weight.shape)
-    return np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
 
 
 @pytest.mark.parametrize(

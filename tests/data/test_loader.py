@@ -7,17 +7,13 @@ import time
 
 import numpy as np
 import pytest
-from test_batch_memory import address
+from support.faces import CROP, OFF, TURNED, address
 
-from configs.wflw_resnet50 import AUGMENTATION
 from flm_jax.data import loader, shared_memory
 from flm_jax.data.batches import ReadBatches
 from flm_jax.data.images import ImageError
 from flm_jax.data.loader import WorkerError
 from flm_jax.data.sampler import EvaluationSampler, TrainingSampler
-
-CROP = {"margin": 10.0}
-TURNED = {**AUGMENTATION, "rotation": {"probability": 1.0, "std": 15.0}}
 
 
 def read(order, records, **settings):
@@ -222,7 +218,7 @@ def test_a_face_that_can_not_be_read_counts_for_nothing(train_records):
 
 def test_a_face_that_can_not_be_read_spoils_no_other_by_a_piece_of_it(train_records):
     """Though pieces of other pictures cover every face."""
-    settings = {name: dict(values) for name, values in AUGMENTATION.items()}
+    settings = {name: dict(values) for name, values in OFF.items()}
     settings["paste"]["probability"] = 1.0
     broken = unreadable_at(set(range(2, 8)), train_records[:8])
     order = TrainingSampler(num_faces=8, batch_size=8, num_epochs=6, seed=0)

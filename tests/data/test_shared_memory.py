@@ -12,7 +12,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from test_batch_memory import address
+from support.faces import address
 
 from flm_jax.data import shared_memory
 from flm_jax.data.shared_memory import WorkerMemory, receive
