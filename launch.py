@@ -22,6 +22,8 @@ _WORKDIR = flags.DEFINE_string(
 )
 _MODES = ["train", "evaluate", "predict", "export", "benchmark", "preview", "prepare"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
+# They take the config that the weights were trained with, and what the command line overrides.
+_MODES_OF_WEIGHTS = ["evaluate", "predict", "export"]
 _PREDICT = {
     "input": "--mode predict: an image, folder, glob in quotes, video or camera number.",
     "output": "--mode predict: where it writes; <workdir>/predict by default.",
@@ -36,6 +38,7 @@ flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
+    from flm_jax.config import weights
     from flm_jax.errors import InputError
     from flm_jax.runtime import processes, quiet
 
@@ -50,7 +53,11 @@ def main(_: list[str]) -> None:
         given = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
         if given and _MODE.value != "predict":
             raise InputError(f"--{next(iter(given))} is for --mode predict")
-        mode.run(_CONFIG.value, workdir, **given)
+        config = _CONFIG.value
+        if _MODE.value in _MODES_OF_WEIGHTS:
+            overrides = config_flags.get_override_values(flags.FLAGS["config"])
+            config = weights.trained_config(workdir, overrides)
+        mode.run(config, workdir, **given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         processes.leave(1)

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.config import build, schema
-from flm_jax.config.weights import load_weights, trained_config
+from flm_jax.config.weights import load_weights
 from flm_jax.data import wflw
 from flm_jax.data.crop import crop_image, face_box
 from flm_jax.data.images import read_record_image
@@ -34,7 +34,7 @@ _BOX_ERRORS = (5, 10, 20)
 _SHOWN_FACES, _SHOWN_SIZE = 24, 256
 
 
-def run(config: ConfigDict, workdir: Path, *, overrides: Mapping[str, Any] | None = None) -> None:
+def run(config: ConfigDict, workdir: Path) -> None:
     """Evaluates a checkpoint on `evaluate.split` and writes evaluation.json, predictions.npz,
     predictions.png, worst.png and ced.png into the work folder, with the split in their names if it
     is not the test list.
@@ -42,13 +42,10 @@ def run(config: ConfigDict, workdir: Path, *, overrides: Mapping[str, Any] | Non
     Args:
         config: of the weights, and what `config.evaluate` says.
         workdir: where the weights are.
-        overrides: what is given explicitly, by flat keys: all else is then as in the training.
 
     Raises:
         InputError: the config, the data or the work folder can't be used.
     """
-    if overrides is not None:
-        config = trained_config(workdir, overrides)
     schema.check(config)
     build.enable_compilation_cache(config, workdir)
     step, _, variables = load_weights(workdir, str(config.evaluate.checkpoint), config)

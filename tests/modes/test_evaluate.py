@@ -5,8 +5,8 @@ import pytest
 from support.networks import load_evaluation, make_config, make_state, save_state
 
 from flm_jax import geometry, landmarks
-from flm_jax.config import build
-from flm_jax.config.weights import load_weights
+from flm_jax.config import build, weights
+from flm_jax.config.weights import load_weights, trained_config
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
 from flm_jax.evaluation.faces import predict_faces
@@ -132,6 +132,30 @@ def test_the_table_names_every_subset_and_the_mean_shape(evaluated):
     for name in ("test, all", "pose", "blur", "NME %", "FR10 %", "AUC10", "loss"):
         assert name in table
     assert table.splitlines()[-1] == f"mean shape NME {figures['nme_mean_shape']:.2f} %"
+
+
+def test_the_training_knows_all_that_is_not_given(evaluated):
+    workdir, config = evaluated
+    found = trained_config(workdir, {"evaluate.split": "blur", "evaluate.boxes": ("landmarks",)})
+    assert found.evaluate.split == "blur"
+    assert list(found.evaluate.boxes) == ["landmarks"]
+    found.evaluate = config.evaluate
+    assert schema.as_json(found) == schema.as_json(config)
+    with pytest.raises(InputError, match=r"config.evaluate has unknown keys \['slpit'\]"):
+        schema.check(trained_config(workdir, {"evaluate.slpit": "blur"}))
+
+
+def test_a_key_that_is_new_since_the_training_has_its_default(evaluated, tmp_path, monkeypatch):
+    workdir, _ = evaluated
+    base = weights.base_config
+
+    def newer():
+        found = base()
+        found.evaluate.new = 3
+        return found
+
+    monkeypatch.setattr(weights, "base_config", newer)
+    assert trained_config(workdir, {}).evaluate.new == 3
 
 
 def test_an_unknown_split_is_an_error(evaluated):
