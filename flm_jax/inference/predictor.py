@@ -157,8 +157,9 @@ class LandmarkPredictor:
         images = np.zeros((len(boxes), size, size, 3), np.float32)
         maps = np.zeros((len(boxes), 2, 3), np.float32)
         for i, box in enumerate(boxes.astype(np.float32)):
-            maps[i] = geometry.invert(crop_map(box, size, flip=flip, **self._crop))
-            normalise(crop_image(image, maps[i], size), out=images[i])
+            image_from_crop = geometry.invert(crop_map(box, size, flip=flip, **self._crop))
+            normalise(crop_image(image, image_from_crop, size), out=images[i])
+            maps[i] = image_from_crop
         return Crops(images, maps)
 
     def predict(self, crops: Crops) -> Predictions:

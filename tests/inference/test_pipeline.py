@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -64,14 +65,11 @@ def read(folder):
     return json.loads((folder / "landmarks.json").read_text())
 
 
-def write(path, size=(30, 40), exif=None):
+def write(path, size=(30, 40), exif=1):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", size, "white")
-    options = {}
-    if exif:
-        options["exif"] = Image.Exif()
-        options["exif"][274] = exif
-    image.save(path, **options)
+    tags = Image.Exif()
+    tags[274] = exif
+    Image.new("RGB", size, "white").save(path, exif=tags)
     return path
 
 
@@ -133,8 +131,7 @@ def test_images_of_any_shape_are_taken(predictor, tmp_path, capsys):
     for i, size in enumerate([(20_000, 12), (12, 20_000), (1, 1)]):
         write(tmp_path / f"in/{i}.png", size)
     assert len(predict(predictor, tmp_path / "in", tmp_path / "out")) == 3
-    Image.new("RGB", (17_000, 2)).save(tmp_path / "a.png")
-    (tmp_path / "a.png").rename(tmp_path / "a.webp")
+    write(tmp_path / "a.png", (17_000, 2)).rename(tmp_path / "a.webp")
     with pytest.raises(InputError, match="too large to be drawn as .webp"):
         predict(predictor, tmp_path / "a.webp", tmp_path / "out")
     assert len(read(tmp_path / "out")) == 1
@@ -192,29 +189,24 @@ def test_what_was_done_before_a_signal_is_written(predictor, tmp_path, monkeypat
     assert len(read(tmp_path / "out")) == predictor.batch_size
 
 
-@pytest.mark.parametrize("boxes", ["image", "boxes", "landmarks"])
-@pytest.mark.parametrize("linked", [False, True])
-def test_the_input_is_never_overwritten(tmp_path, boxes, linked):
-    path = write(tmp_path / "out/overlays/a.png")
-    source, given = path, boxes
-    if boxes == "boxes":
-        given = box_file(tmp_path, {"a.png": [[1, 1, 9, 9]]})
-        source = path.parent
-    elif boxes == "landmarks":
-        given = tmp_path / "out/landmarks.json"
-        box_file(tmp_path, {"a.png": [[1, 1, 9, 9]]}).rename(given)
-    if linked:
-        (tmp_path / "link").symlink_to(tmp_path / "out")
-        source = tmp_path / "link" / source.relative_to(tmp_path / "out")
+@pytest.mark.parametrize(
+    ("source", "boxes"),
+    [
+        ("out/overlays/a.png", "image"),
+        ("link/overlays/a.png", "image"),
+        ("out/overlays/a.mp4", ""),
+        ("out/overlays", "boxes.json"),
+        ("out/overlays", "out/landmarks.json"),
+    ],
+)
+def test_the_input_is_never_overwritten(tmp_path, monkeypatch, source, boxes):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "out/overlays/a.png")
+    (tmp_path / "link").symlink_to("out")
+    box_file(tmp_path, {"a.png": [[1, 1, 9, 9]]})
+    shutil.copy("boxes.json", "out/landmarks.json")
     with pytest.raises(InputError, match="is read and would be overwritten; choose another --out"):
-        pipeline.plan(str(source), tmp_path / "out", boxes=str(given))
-
-
-def test_a_video_is_never_overwritten(tmp_path):
-    path = tmp_path / "out/overlays/a.mp4"
-    with pytest.raises(InputError, match="is read and would be overwritten"):
-        pipeline.plan(str(path), tmp_path / "out")
-    pipeline.plan(str(path), tmp_path / "out", overlays=False)
+        pipeline.plan(source, tmp_path / "out", boxes=boxes)
 
 
 def test_no_two_overlays_share_a_name(tmp_path):
