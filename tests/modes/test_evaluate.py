@@ -5,7 +5,7 @@ import pytest
 from support.networks import load_evaluation, make_config, make_state, save_state
 
 from flm_jax import geometry, landmarks
-from flm_jax.config import build, weights
+from flm_jax.config import build, schema, weights
 from flm_jax.config.weights import load_weights, trained_config
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
