@@ -16,11 +16,11 @@ def test_box_edges_map_to_crop_edges():
     np.testing.assert_allclose(corners, [[-0.5, -0.5], [63.5, 63.5]])
 
 
-def test_mirrored_box_point_is_mirrored_crop_point():
+def test_a_flipped_box_is_a_flipped_crop():
     crop_from_image = geometry.crop_from_image(BOX, 64)
     points = np.array([[41.0, 70.0], [30 + 90 - 41.0, 70.0]])
-    (x, _), (mirrored_x, _) = geometry.apply(crop_from_image, points)
-    assert mirrored_x == pytest.approx(63 - x)
+    (x, _), (flipped_x, _) = geometry.apply(crop_from_image, points)
+    assert flipped_x == pytest.approx(63 - x)
 
 
 def test_expanded_box_moves_every_side_outwards():
@@ -55,12 +55,12 @@ def test_an_upright_map_is_inverted_to_the_last_digit():
         np.testing.assert_array_equal(found[:, 2], [-3 * found[0, 0], 7 * found[1, 1]])
 
 
-def test_a_map_that_turns_left_to_right_mirrors():
+def test_a_map_that_turns_left_to_right_flips():
     turned = geometry.compose(geometry.flip(32), random_map(1))
-    assert geometry.mirrors(turned) != geometry.mirrors(random_map(1))
-    assert geometry.mirrors(geometry.flip(32))
-    assert not geometry.mirrors(np.array([[0.0, -1, 5], [1, 0, 5]]))  # A quarter turn,
-    assert geometry.mirrors(np.array([[0.0, 1, 5], [1, 0, 5]]))  # and its mirror image.
+    assert geometry.flips(turned) != geometry.flips(random_map(1))
+    assert geometry.flips(geometry.flip(32))
+    assert not geometry.flips(np.array([[0.0, -1, 5], [1, 0, 5]]))  # A quarter turn,
+    assert geometry.flips(np.array([[0.0, 1, 5], [1, 0, 5]]))  # and its flip.
 
 
 def test_compose_applies_the_second_map_first():

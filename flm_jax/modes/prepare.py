@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         except OSError as error:
             raise InputError(f"data.prepared={folder}: {error.strerror or error}") from error
     if received:
-        processes.say(f"stopped by {Signals(received[0]).name}: {folder} is as it was")
+        processes.say(f"stopped by {Signals(received[0]).name}: {folder} is unchanged")
         sys.exit(128 + received[0])
     processes.say(f"{folder}: {prepared.describe(folder)}")
 

@@ -148,7 +148,7 @@ def test_a_folder_is_searched_and_a_broken_file_is_skipped_and_told(
     (tmp_path / "in/text.png").write_bytes(b"hello")
     with pytest.raises(InputError, match="2 pictures or boxes could not be used, the first"):
         predicted(trained, tmp_path / "out", input=str(tmp_path / "in"), boxes="image")
-    assert "text.png: not a picture" in capsys.readouterr().out
+    assert "text.png: not an image" in capsys.readouterr().out
     entries = json.loads((tmp_path / "out/landmarks.json").read_text())
     assert [entry["image"] for entry in entries] == [str(tmp_path / "in/deep/a.jpg")]
     assert (tmp_path / "out/overlays/deep/a.jpg").exists()
