@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_train import ROOT, run, tiny
-from test_wflw import line_of, make_fields, write_list
+from support.faces import line_of, make_fields, write_list
+from support.launches import ROOT, run, tiny
 
 from flm_jax.data import wflw
 from flm_jax.data.images import ImageError, read_record_image
@@ -218,18 +218,11 @@ runpy.run_path("launch.py", run_name="__main__")
 """
 
 
-@pytest.fixture(scope="module")
-def trained(faces_root, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained") / "work"
-    code, output = run(*tiny(faces_root, workdir, "--config.num_epochs=1"))
-    assert code == 0, output
-    return workdir
-
-
 def test_a_checkpoint_is_read_without_executing_anything_in_it(trained, faces_root, tmp_path):
     (tmp_path / "watched.py").write_text(WATCH)
     environment = {"PYTHONPATH": str(ROOT)}
-    arguments = tiny(faces_root, trained, "--config.num_epochs=1", "--mode=evaluate")
+    shutil.copytree(trained, tmp_path / "work")
+    arguments = tiny(faces_root, tmp_path / "work", "--mode=evaluate")
     program = str(tmp_path / "watched.py")
     code, output = run(*arguments, program=program, environment=environment)
     assert code == 0, output
@@ -241,7 +234,7 @@ def test_pickles_in_the_place_of_its_files_do_nothing(trained, faces_root, tmp_p
     for path in (p for p in (workdir / "checkpoints").rglob("*") if p.is_file()):
         path.write_bytes(pickle.dumps(Payload(made)))
     for mode in ("evaluate", "train"):
-        code, output = run(*tiny(faces_root, workdir, "--config.num_epochs=1", f"--mode={mode}"))
+        code, output = run(*tiny(faces_root, workdir, f"--mode={mode}"))
         assert code == 1, output
         assert "damaged" in output
         assert not made.exists()

@@ -79,23 +79,17 @@ def batches(
     try:
         for step in range(start, len(sampler)):
             place = (step - start) % size
-            if place == 0 and step > start:
-                group = _next(iterator)
-            if group.arrays is None:
-                _raise_worker_error(iterator)
-            image = group.arrays["image"][place]
-            # Copies, which do not keep the memory of the images.
-            batch = {
-                name: np.array(array[place])
-                for name, array in group.arrays.items()
-                if name != "image"
-            }
+            if place == 0:
+                arrays = _receive(group if step == start else _next(iterator), iterator)
+                images = arrays.pop("image")
+            # Copies do not keep the memory of the images.
+            batch = {name: np.array(array[place]) for name, array in arrays.items()}
             for row in batch["index"][batch["unreadable"]]:
                 if at_unreadable is None:
                     raise image_error(records[row])
                 at_unreadable(int(row))
             batch["mask"][batch.pop("unreadable")] = 0
-            yield {"image": image, **batch}
+            yield {"image": images[place], **batch}
     finally:
         iterator.close()
 
@@ -148,11 +142,13 @@ def _next(iterator):
         raise _worker_error(str(error).splitlines()[0].split(". ")[0]) from None
 
 
-def _raise_worker_error(iterator):
-    """Raises what happened to the worker whose memory is gone."""
-    while _next(iterator) is not None:  # until grain reports its exit code
-        pass
-    raise _worker_error("it ended before its batch was received")
+def _receive(group, iterator):
+    try:
+        return group.receive()
+    except LookupError:
+        while _next(iterator) is not None:  # until grain reports the worker's exit code
+            pass
+        raise _worker_error("it ended before its batch was received") from None
 
 
 def _worker_error(reason):

@@ -22,13 +22,12 @@ Layout = dict[str, tuple[tuple[int, ...], type]]
 
 
 class Block(NamedTuple):
-    """Arrays whose memory is reused once nothing refers to any of them or to a view of one.
+    """The arrays of a batch, by name, whose memory is reused once nothing refers to them."""
 
-    Attributes:
-        arrays: by name; None: the worker that filled them has ended.
-    """
+    arrays: dict[str, ndarray]
 
-    arrays: dict[str, ndarray] | None
+    def receive(self) -> dict[str, ndarray]:
+        return self.arrays
 
 
 class BatchMemory:
@@ -43,15 +42,15 @@ class BatchMemory:
             memory = self._free.pop()
         except IndexError:
             memory = np.empty(_num_bytes(layout), np.uint8)
-        return _lend(memory.data, layout, self._free.append, memory)
+        return Block(_lend(memory.data, layout, self._free.append, memory))
 
 
-def _lend(memory: Any, layout: Layout, give_back: Callable[..., object], *args: object) -> Block:
-    """A block on `memory`; calls `give_back(*args)` when it is free."""
+def _lend(memory: Any, layout: Layout, give_back: Callable[..., object], *args: object):
+    """Arrays on `memory`; `give_back(*args)` is called when nothing refers to them any more."""
     # `memory` is not an ndarray, so every view of this one refers to it and to nothing beyond.
     lease = np.frombuffer(memory, np.uint8)
     weakref.finalize(lease, give_back, *args).atexit = False  # threads may still write at exit
-    return Block(_arrays(lease, layout))
+    return _arrays(lease, layout)
 
 
 def _arrays(memory: ndarray, layout: Layout) -> dict[str, ndarray]:
@@ -78,49 +77,64 @@ _lock = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class SharedBlock:
-    """A block of a worker. When pickled, it arrives in the parent as a `Block` of the same memory.
+    """A block of a worker; pickled, it arrives in the parent on the same memory.
 
     It lies in an anonymous file that the worker's descriptor keeps alive and the parent opens in
     /proc: killed processes leave nothing behind, and /dev/shm, small in containers, is not used.
+
+    Attributes:
+        layout: of its arrays.
+        descriptor: of the file, in the worker.
+        file: the mapped file; None if the worker had ended before the block arrived.
     """
 
     layout: Layout
     descriptor: int
-    file: mmap.mmap
+    file: mmap.mmap | None
 
     @property
     def arrays(self) -> dict[str, ndarray]:
+        """The arrays, for the worker."""
+        assert self.file is not None
         return _arrays(np.frombuffer(self.file, np.uint8), self.layout)
 
+    def receive(self) -> dict[str, ndarray]:
+        """The arrays, for the parent; the worker may reuse the block when they are gone.
+
+        Raises:
+            LookupError: the worker had ended.
+        """
+        if self.file is None:
+            raise LookupError("the worker has ended")
+        return _lend(self.file, self.layout, self.file.__setitem__, -1, _FREE)
+
     def __reduce__(self):
-        return _receive, (self.layout, self.descriptor, os.getpid())
+        return _arrive, (self.layout, self.descriptor, os.getpid())
 
 
-def _receive(layout, descriptor, worker) -> Block:
+def _arrive(layout, descriptor, worker) -> SharedBlock:
+    # Mapped at once: the worker may have ended when the block's turn comes.
     try:
         with open(f"/proc/{worker}/fd/{descriptor}", "r+b", buffering=0) as opened:
-            file = mmap.mmap(opened.fileno(), 0)
+            return SharedBlock(layout, descriptor, mmap.mmap(opened.fileno(), 0))
     except OSError:
-        return Block(None)
-    return _lend(file, layout, file.__setitem__, -1, _FREE)
+        return SharedBlock(layout, descriptor, None)
 
 
 class WorkerMemory:
     """Memory that a worker shares with its parent; used like `BatchMemory`. Linux only."""
 
     def __init__(self):
-        self._blocks: list[SharedBlock] = []
+        self._files: dict[int, mmap.mmap] = {}  # by their descriptors
 
     def take(self, layout: Layout) -> SharedBlock:
         """A block with arbitrary values, to be sent once; every block must have the same layout."""
         with _lock:
-            for block in self._blocks:
-                if block.file[-1] == _FREE:
-                    break
-            else:
+            descriptor = next((d for d, file in self._files.items() if file[-1] == _FREE), None)
+            if descriptor is None:
                 descriptor = os.memfd_create("batch")
                 os.ftruncate(descriptor, _num_bytes(layout) + 1)
-                block = SharedBlock(layout, descriptor, mmap.mmap(descriptor, 0))
-                self._blocks.append(block)
-            block.file[-1] = _IN_USE
-        return block
+                self._files[descriptor] = mmap.mmap(descriptor, 0)
+            file = self._files[descriptor]
+            file[-1] = _IN_USE
+        return SharedBlock(layout, descriptor, file)

@@ -2,8 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_schema import change
-from test_weights_io import safetensors_bytes
+from support.networks import change, safetensors_bytes
 
 from configs import (
     wflw_resnet50,

@@ -1,8 +1,7 @@
 """Which configs are accepted, and which changes of them."""
 
-import copy
-
 import pytest
+from support.networks import change
 
 from configs import (
     demo,
@@ -19,13 +18,6 @@ from flm_jax.errors import InputError
 @pytest.fixture
 def config():
     return wflw_resnet50.get_config()
-
-
-def change(config, key, value):
-    config = copy.deepcopy(config)
-    with config.unlocked():
-        config.update_from_flattened_dict({key: value})
-    return config
 
 
 def test_the_shipped_configs_are_accepted(config):

@@ -6,7 +6,7 @@ import itertools
 import cv2
 import numpy as np
 import pytest
-from test_crop import blob_position
+from support.faces import blob_position
 
 from configs import wflw_resnet50
 from flm_jax import geometry

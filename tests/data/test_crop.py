@@ -1,29 +1,10 @@
 import cv2
 import numpy as np
 import pytest
+from support.faces import blob_position, make_record
 
 from flm_jax import geometry
-from flm_jax.data import wflw
 from flm_jax.data.crop import MAX_SHRINK, crop_box, crop_image, crop_map, face_box, normalise
-
-
-def make_record(path, landmarks=None):
-    return wflw.Record(
-        list_path="list.txt",
-        line=7,
-        image_name=path.name,
-        image_path=str(path),
-        landmarks=np.zeros((98, 2), np.float32) if landmarks is None else landmarks,
-        box=np.array([0, 0, 10, 10], np.float32),
-        attributes=np.zeros(6, bool),
-    )
-
-
-def blob_position(image):
-    """The centre of mass of what is bright, in pixels (x, y)."""
-    weight = image[..., 0].astype(float)
-    y, x = np.indices(weight.shape)
-    return np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
 
 
 def box_map(*box):

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_crop import make_record
+from support.faces import make_record
 
 from flm_jax.data.images import ImageError, read_record_image
 

@@ -11,18 +11,17 @@ import time
 
 import numpy as np
 import pytest
+from support.faces import CROP, TURNED, address
 
 from configs.wflw_resnet50 import AUGMENTATION
 from flm_jax import geometry
-from flm_jax.data import loader
+from flm_jax.data import loader, memory
 from flm_jax.data.batches import BatchReader
 from flm_jax.data.images import ImageError
 from flm_jax.data.loader import WorkerError
-from flm_jax.data.memory import Block
 from flm_jax.data.sampler import EvaluationSampler, TrainingSampler
 
-SETTINGS = {"image_size": 16, "box": "rectangle", "crop": {"margin": 10.0}}
-TURNED = {**AUGMENTATION, "rotation": {"probability": 1.0, "std": 15.0}}
+SETTINGS = {"image_size": 16, "box": "rectangle", "crop": CROP}
 
 
 def read(sampler, records, **settings):
@@ -146,7 +145,7 @@ def test_memory_is_bounded_by_the_batches_that_wait(train_records, num_workers):
     time.sleep(1)  # all that may wait does
     places = set()
     for batch in itertools.islice(batches, 60):
-        places.add(batch["image"].base.__array_interface__["data"][0])
+        places.add(address(batch["image"].base))
     count = blocks_of_workers() if num_workers else len(places)
     batches.close()
     in_hand = 1 if num_workers else 2  # of threads: and the next one, before it is let go
@@ -201,7 +200,10 @@ def test_large_batches_that_wait_leave_no_worker_waiting(train_records, kill):
 
 
 def test_a_worker_that_has_ended_before_its_batch_arrives_is_told_of(train_records, monkeypatch):
-    monkeypatch.setattr("flm_jax.data.memory._lend", lambda *_: Block(None))
+    arrive = memory._arrive
+    monkeypatch.setattr(
+        memory, "_arrive", lambda *sent: dataclasses.replace(arrive(*sent), file=None)
+    )
     with pytest.raises(WorkerError, match=r"has died: it ended .*fewer data\.num_workers"):
         read(make_sampler(num_faces=len(train_records)), train_records, num_workers=1)
 

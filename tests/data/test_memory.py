@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from support.faces import address
 
 from flm_jax.data.memory import BatchMemory, WorkerMemory
 
@@ -19,30 +20,26 @@ LAYOUT = {"image": (SHAPE, np.float32), "index": ((4,), np.int32)}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memfd and /proc are Linux's")
 
 
-def address(array):
-    return array.__array_interface__["data"][0]
-
-
 class Threads:
-    """A block for a thread of this process, and where it lies."""
+    """Arrays for a thread of this process, and where they lie."""
 
     def __init__(self):
         self.memory = BatchMemory()
 
     def take(self):
-        block = self.memory.take(LAYOUT)
-        return block, address(block.arrays["image"])
+        arrays = self.memory.take(LAYOUT).arrays
+        return arrays, address(arrays["image"])
 
 
 class Worker:
-    """A block of a worker as its parent receives it, and where it lies in the worker."""
+    """Arrays of a worker as its parent receives them, and where they lie in the worker."""
 
     def __init__(self):
         self.memory = WorkerMemory()
 
     def take(self):
         block = self.memory.take(LAYOUT)
-        return pickle.loads(pickle.dumps(block)), block.descriptor
+        return pickle.loads(pickle.dumps(block)).receive(), block.descriptor
 
 
 both = pytest.mark.parametrize("kind", [Threads, pytest.param(Worker, marks=linux)])
@@ -53,19 +50,16 @@ def test_it_is_reused_and_grows_to_the_most_in_use_at_a_time(kind):
     memory = kind()
     places = set()
     for _ in range(5):
-        blocks = [memory.take() for _ in range(3)]
-        assert len({place for _, place in blocks}) == 3
-        for i, (block, _) in enumerate(blocks):
-            assert {name: (array.shape, array.dtype) for name, array in block.arrays.items()} == {
-                "image": (SHAPE, np.float32),
-                "index": ((4,), np.int32),
-            }
-            block.arrays["image"][:], block.arrays["index"][:] = i, 10 + i
-        for i, (block, place) in enumerate(blocks):
-            assert (block.arrays["image"] == i).all()
-            assert (block.arrays["index"] == 10 + i).all()
+        taken = [memory.take() for _ in range(3)]
+        assert len({place for _, place in taken}) == 3
+        for i, (arrays, _) in enumerate(taken):
+            assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == LAYOUT
+            arrays["image"][:], arrays["index"][:] = i, 10 + i
+        for i, (arrays, place) in enumerate(taken):
+            assert (arrays["image"] == i).all()
+            assert (arrays["index"] == 10 + i).all()
             places.add(place)
-        del blocks, block
+        del taken, arrays
     assert len(places) == 3
 
 
@@ -83,14 +77,14 @@ def test_it_is_reused_and_grows_to_the_most_in_use_at_a_time(kind):
 )
 def test_it_is_kept_for_all_that_refers_to_it(kind, keep):
     memory = kind()
-    block, _ = memory.take()
-    for array in block.arrays.values():
+    arrays, _ = memory.take()
+    for array in arrays.values():
         array[:] = 1
-    kept = keep(block.arrays)
-    del block, array
+    kept = keep(arrays)
+    del arrays, array
     gc.collect()
     for _ in range(3):
-        for array in memory.take()[0].arrays.values():
+        for array in memory.take()[0].values():
             array[:] = 2
     assert (np.asarray(kept) == 1).all()
 
@@ -98,8 +92,8 @@ def test_it_is_kept_for_all_that_refers_to_it(kind, keep):
 @linux
 def test_jax_need_not_copy_a_workers_images():
     """On the CPU it uses memory that is aligned to 64 bytes in place."""
-    block, _ = Worker().take()
-    assert address(block.arrays["image"]) % 64 == 0
+    arrays, _ = Worker().take()
+    assert address(arrays["image"]) % 64 == 0
 
 
 @linux
@@ -115,17 +109,17 @@ def test_the_end_of_the_program_does_not_free_what_is_in_use(memory):
     """A thread or a worker may still write. What is registered first is called last."""
     program = f"""
 import atexit
-atexit.register(lambda: print(bool(np.shares_memory(taken(), kept.arrays["a"]))))
+atexit.register(lambda: (memory.take(layout).arrays["a"].fill(1), print(kept["a"].any())))
 import pickle
 import numpy as np
 from flm_jax.data.memory import {memory}
 memory = {memory}()
 layout = {{"a": ((4,), np.float32)}}
-first = memory.take(layout)
-kept = pickle.loads(pickle.dumps(first)) if hasattr(first, "descriptor") else first
-def taken():
-    second = memory.take(layout)
-    return kept.arrays["a"] if second is first else second.arrays["a"]
+block = memory.take(layout)
+if {memory == "WorkerMemory"}:
+    block = pickle.loads(pickle.dumps(block))
+kept = block.receive()
+kept["a"][:] = 0
 """
     command = [sys.executable, "-c", program]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
@@ -149,5 +143,6 @@ def test_what_has_arrived_outlives_its_worker_and_what_has_not_is_told_of():
     received = queue.get(timeout=60)
     process.kill()
     process.join()
-    assert (received.arrays["image"] == 5).all()
-    assert queue.get(timeout=60).arrays is None
+    assert (received.receive()["image"] == 5).all()
+    with pytest.raises(LookupError, match="the worker has ended"):
+        queue.get(timeout=60).receive()

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from array_record.python import array_record_module
-from test_evaluate import load, make_config
-from test_train import read_log, run, start, tiny
+from support.faces import CROPS, STRONG, attach, fail, prepare, read_lists, uses_of
+from support.launches import read_log, run, start, tiny
+from support.networks import load_evaluation, make_config
 
-from configs import wflw_resnet50_strong
 from flm_jax import geometry
 from flm_jax.config import build
 from flm_jax.data import augmentation, loader, prepared, prepared_face, sampler, wflw
@@ -24,44 +24,6 @@ from flm_jax.data.crop import MAX_SHRINK, crop_image, crop_map, face_box
 from flm_jax.data.images import ImageError, read_record_image
 from flm_jax.errors import InputError
 from flm_jax.runtime.partial_folder import partial_name
-
-STRONG = wflw_resnet50_strong.get_config().data.augmentation.to_dict()
-CROPS = [
-    {"margin": 10.0, "factor": 1.0, "square": False},
-    {"margin": 0.0, "factor": 1.25, "square": True},
-    {"margin": 0.0, "factor": 0.7, "square": False},
-]
-
-
-def uses_of(image_size=32, crop=0, box="rectangle", settings=STRONG):
-    return prepared_face.Uses(
-        image_size=image_size,
-        box=box,
-        crop=CROPS[crop],
-        reach=augmentation.largest_reach(settings),
-        zoom=augmentation.largest_zoom(settings),
-    )
-
-
-def read_lists(root):
-    return {name: wflw.read_list(root, name) for name in (wflw.TRAIN_LIST, wflw.TEST_LIST)}
-
-
-def fail(*face):
-    raise AssertionError(face)
-
-
-def prepare(folder, root, uses, at_unreadable=fail, stopped=lambda: False):
-    return prepared.prepare(
-        *(folder, root, read_lists(root), uses),
-        num_threads=2,
-        at_unreadable=at_unreadable,
-        stopped=stopped,
-    )
-
-
-def attach(folder, root, uses):
-    return prepared.attach(folder, root, read_lists(root), uses)
 
 
 @pytest.fixture(scope="module")
@@ -398,7 +360,7 @@ def test_both_ways_train_alike_and_say_which_they_are(trained, faces_root):
     assert output.count(f"faces are read from {place / 'faces'}, as prepared") == 2
     assert re.search(rf"faces are read from the \w+ in {faces_root}", direct_output)
     (figures, arrays), (direct_figures, direct) = (
-        load(place / name) for name in ("prepared", "direct")
+        load_evaluation(place / name) for name in ("prepared", "direct")
     )
     np.testing.assert_array_equal(arrays["target"], direct["target"])
     assert figures["num_faces"] == direct_figures["num_faces"] == 20
@@ -415,10 +377,10 @@ def test_both_ways_train_alike_and_say_which_they_are(trained, faces_root):
 def test_the_same_weights_score_the_same_both_ways(trained, faces_root):
     """To a twentieth of a per cent of the eyes' distance, over twenty faces."""
     place, _ = trained
-    before, arrays = load(place / "prepared")
+    before, arrays = load_evaluation(place / "prepared")
     code, output = run(*tiny(faces_root, place / "prepared"), "--mode=evaluate")
     assert code == 0, output
-    after, direct = load(place / "prepared")
+    after, direct = load_evaluation(place / "prepared")
     assert after["step"] == before["step"]
     assert after["nme"] == pytest.approx(before["nme"], abs=0.05)
     eyes = np.linalg.norm(direct["target"][:, 60] - direct["target"][:, 72], axis=1)

@@ -4,30 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.faces import line_of, make_fields, write_list
 
 from flm_jax.data import wflw
 from flm_jax.errors import InputError
-
-
-def make_fields(name="a/face.jpg"):
-    points = np.random.default_rng(0).uniform(20, 80, (98, 2)).astype(np.float32)
-    flags = np.array([True, False, False, True, False, True])
-    box = np.array([10, 5, 90, 95], np.float32)
-    return wflw.format_line(points, box, flags, name).split()
-
-
-def write_list(root, lines, images=("a/face.jpg",)):
-    path = root / wflw.TRAIN_LIST
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(line + b"\n" for line in lines))
-    for image in images:
-        (root / wflw.IMAGES / image).parent.mkdir(parents=True, exist_ok=True)
-        (root / wflw.IMAGES / image).write_bytes(b"x")
-    return path
-
-
-def line_of(fields):
-    return " ".join(fields).encode()
 
 
 def test_a_written_line_reads_back(tmp_path):

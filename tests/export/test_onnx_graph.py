@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from test_resnet import random_variables
+from support.networks import random_variables
 
 from flm_jax.errors import InputError
 from flm_jax.export.onnx_graph import landmark_graph, set_metadata

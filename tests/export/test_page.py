@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_evaluate import make_config
-from test_export_mode import save_weights
+from support.networks import make_config, save_weights
 from webdriver import Browser
 
 from flm_jax import geometry

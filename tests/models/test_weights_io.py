@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from support.networks import safetensors_bytes
 
 from flm_jax.errors import InputError
 from flm_jax.models import weights_io
@@ -14,22 +15,6 @@ TENSORS = {
     "count": np.array(7, np.int64),
     "half": np.array([1.5, -2.0], np.float16),
 }
-NAMES = {"float32": "F32", "int64": "I64", "float16": "F16"}
-
-
-def safetensors_bytes(tensors):
-    """As the format's description has it."""
-    header, data = {"__metadata__": {"format": "pt"}}, b""
-    for name, values in tensors.items():
-        header[name] = {
-            "dtype": NAMES[values.dtype.name],
-            "shape": list(values.shape),
-            "data_offsets": [len(data), len(data) + values.nbytes],
-        }
-        data += values.tobytes()
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data
 
 
 def assert_same(found, expected):

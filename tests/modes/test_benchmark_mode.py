@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_prepared import attach, prepare, uses_of
-from test_train import run, tiny
+from support.faces import attach, prepare, uses_of
+from support.launches import run, tiny
 
 from flm_jax import geometry
 from flm_jax.benchmark import figures, opencv_loop, timing

@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import importlib
 import json
@@ -10,17 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from test_evaluate import make_config
+from support.networks import make_config, save_weights
 
 from flm_jax import landmarks
-from flm_jax.config import build, schema
+from flm_jax.config import build
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
 from flm_jax.export import page
 from flm_jax.modes import evaluate, export
-from flm_jax.runtime.checkpoint import Checkpoints, Progress
-from flm_jax.training.state import create_train_state
-from flm_jax.training.step import replicated
 
 ARTEFACTS = {"landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax", "landmarks.json", "browser"}
 
@@ -29,22 +25,6 @@ ARTEFACTS = {"landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax", "landmark
 def _no_npm(monkeypatch, tmp_path):
     """Nothing is fetched here: tests/test_browser_page.py does that."""
     monkeypatch.setenv("PATH", str(tmp_path))
-
-
-def save_weights(config, workdir, head=1.0):
-    """A checkpoint of random weights, whose batch norm is no identity, the head's times `head`."""
-    model = build.build_model(config)
-    optimizer = build.build_optimizer(config, lambda step: 1e-3)
-    state = create_train_state(model, optimizer, jax.random.key(0), 32, replicated())
-    rng = np.random.default_rng(0)
-    stats = jax.tree.map(lambda leaf: leaf * rng.uniform(0.5, 2, leaf.shape), state.batch_stats)
-    params = {**state.params, "head": jax.tree.map(lambda leaf: head * leaf, state.params["head"])}
-    state = dataclasses.replace(
-        state, params=params, batch_stats=jax.device_put(stats, replicated())
-    )
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, Progress(0), schema.as_json(config), 1.0)
-    return model, jax.device_get(state.variables)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from test_train import ROOT, run, tiny
-from test_weights_io import safetensors_bytes
+from support.launches import ROOT, run, tiny
+from support.networks import safetensors_bytes
 
 from flm_jax.data import wflw
 

@@ -8,15 +8,14 @@ import subprocess
 import sys
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_evaluate import make_config
-from test_train import ROOT, run
+from support.launches import ROOT, run
+from support.networks import make_config, make_state, save_state
 
 from flm_jax import geometry
-from flm_jax.config import build, schema
+from flm_jax.config import build
 from flm_jax.data import wflw
 from flm_jax.data.images import read_record_image
 from flm_jax.drawing import video
@@ -24,14 +23,6 @@ from flm_jax.errors import InputError
 from flm_jax.inference import predictor
 from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.modes import evaluate, predict
-from flm_jax.runtime.checkpoint import Checkpoints, Progress
-from flm_jax.training.state import create_train_state
-from flm_jax.training.step import replicated
-
-
-def save(workdir, config, state):
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, Progress(0), schema.as_json(config), 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +31,8 @@ def trained(tmp_path_factory, faces_root, train_records):
     workdir = tmp_path_factory.mktemp("work")
     config = make_config(faces_root)
     config.model.mean_shape = True
-    model = build.build_model(config)
-    optimizer = build.build_optimizer(config, lambda step: 1e-3)
-    given = build.starting_values(config, model, train_records)
-    key = jax.random.key(0)
-    save(workdir, config, create_train_state(model, optimizer, key, 32, replicated(), given=given))
+    given = build.starting_values(config, build.build_model(config), train_records)
+    save_state(workdir, config, make_state(config, given=given)[1])
     evaluate.run(config, workdir)
     return workdir, config
 
@@ -304,7 +292,7 @@ def test_a_checkpoint_of_another_layout_is_refused(trained, test_records, tmp_pa
     workdir, config = trained
     _, _, state = predictor.restore(workdir, "best", config)
     head = {name: values[..., : 2 * 68] for name, values in state.params["head"].items()}
-    save(tmp_path / "w", config, state.replace(params=state.params | {"head": head}))
+    save_state(tmp_path / "w", config, state.replace(params=state.params | {"head": head}))
     write_picture(tmp_path / "a.jpg", test_records[0])
     code, output = command(tmp_path / "w", f"--input={tmp_path / 'a.jpg'}", "--boxes=image")
     assert code == 1

@@ -10,7 +10,19 @@ import sys
 import time
 
 import pytest
-from test_train import ROOT, TINY, count_lines, read_log, read_state, run, start, tiny, wait_for
+from support.launches import (
+    READ_ONLY_CACHE,
+    ROOT,
+    TINY,
+    children,
+    count_lines,
+    read_log,
+    read_state,
+    run,
+    start,
+    tiny,
+    wait_for,
+)
 
 from flm_jax.data.workers import start_worker
 from flm_jax.runtime.checkpoint import Checkpoints
@@ -27,18 +39,12 @@ def saved_step(workdir):
 
 def run_signalled(moment, number, *arguments):
     environment = {"MOMENT": moment, "NUMBER": str(int(number))}
-    code, output = run(*arguments, program="tests/signalled_launch.py", environment=environment)
+    code, output = run(
+        *arguments, program="tests/support/signalled_launch.py", environment=environment
+    )
     assert code == 128 + number, output
     assert "Traceback" not in output
     return output
-
-
-@pytest.fixture(scope="module")
-def undisturbed(faces_root, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    code, output = run(*tiny(faces_root, workdir))
-    assert code == 0, output
-    return workdir
 
 
 def assert_same_end(workdir, expected):
@@ -59,7 +65,7 @@ def test_before_the_first_step_there_is_nothing_to_save(faces_root, tmp_path, mo
     ("moment", "step"), [("a step", 4), ("validating", 2), ("saving", 2), ("evaluating", 8)]
 )
 @pytest.mark.parametrize("number", SIGNALS)
-def test_no_finished_step_is_lost(undisturbed, faces_root, tmp_path, moment, step, number):
+def test_no_finished_step_is_lost(trained, faces_root, tmp_path, moment, step, number):
     output = run_signalled(moment, number, *tiny(faces_root, tmp_path))
     if moment == "evaluating":
         assert "there is nothing to save" in output
@@ -73,7 +79,7 @@ def test_no_finished_step_is_lost(undisturbed, faces_root, tmp_path, moment, ste
     assert code == 0, output
     is_done = moment == "evaluating"
     assert ("all of them are done" if is_done else f"continuing after step {step}") in output
-    assert_same_end(tmp_path, undisturbed)
+    assert_same_end(tmp_path, trained)
 
 
 def catches_signals(pid):
@@ -94,13 +100,15 @@ def test_a_start_that_is_stopped_says_so(faces_root, tmp_path, number):
     assert "Traceback" not in output
 
 
-# With a cold cache and this network the compilation takes long enough to be met.
-COMPILING = ("--config.compilation_cache=off", "--config.model.backbone.stage_sizes=(3,4,6,3)")
+def compiling(faces_root, tmp_path):
+    """A run with a cold cache and a network whose compilation takes long enough to be met."""
+    more = (f"--config.compilation_cache={tmp_path}/cache",)
+    return tiny(faces_root, tmp_path, *more, "--config.model.backbone.stage_sizes=(3,4,6,3)")
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_the_first_step_compiles_is_heard(faces_root, tmp_path, number):
-    process = start(*tiny(faces_root, tmp_path), *COMPILING)
+    process = start(*compiling(faces_root, tmp_path))
     wait_for(process, (tmp_path / "metrics.jsonl").exists)
     time.sleep(1)
     assert count_lines(tmp_path / "metrics.jsonl") == 0
@@ -114,7 +122,7 @@ def test_a_signal_while_the_first_step_compiles_is_heard(faces_root, tmp_path, n
 
 def test_a_second_signal_quits_at_once(faces_root, tmp_path):
     """Even while XLA compiles, when Python itself hears nothing."""
-    process = start(*tiny(faces_root, tmp_path), *COMPILING)
+    process = start(*compiling(faces_root, tmp_path))
     wait_for(process, (tmp_path / "metrics.jsonl").exists)
     time.sleep(1)
     for _ in range(2):
@@ -136,15 +144,6 @@ def test_a_signal_that_comes_twice_at_once_is_one(faces_root, tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "which is saved" in output
-
-
-def children(pid):
-    """The processes that Python has started below this one, at any depth."""
-    found = []
-    for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            found += [int(child), *children(child)]
-    return found
 
 
 def wait_until_gone(pids):
@@ -184,7 +183,8 @@ def test_a_worker_ignores_signals_by_itself():
 
 
 def test_workers_end_with_a_killed_parent(faces_root, tmp_path):
-    process = start(*tiny(faces_root, tmp_path, "--config.data.num_workers=2"))
+    arguments = tiny(faces_root, tmp_path, "--config.data.num_workers=2")
+    process = start(*arguments, environment=READ_ONLY_CACHE)
     wait_for(process, lambda: count_lines(tmp_path / "metrics.jsonl") >= 1)
     workers = children(process.pid)
     assert len(workers) >= 2

@@ -22,6 +22,7 @@ def send_before(holder, name, call=1):
 if __name__ == "__main__":
     sys.path.insert(0, os.getcwd())
     if "GLIBC_TUNABLES" in os.environ:  # Else launch.py starts this program again.
+        from flm_jax.config import build
         from flm_jax.modes import evaluate, train
         from flm_jax.runtime import checkpoint
 
