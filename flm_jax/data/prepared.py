@@ -30,6 +30,7 @@ VERSION = 2  # of the index, the windows and the records
 
 _FACES_PER_SHARD = 1024
 _MAX_NAMED = 3  # images that a message names
+_KEYS = {"reach": "augmentation (reach)", "zoom": "augmentation (zoom)"}  # other than their names
 
 
 def prepare(
@@ -156,7 +157,7 @@ def _differences(folder, root, lists, uses, index) -> Iterator[str]:
         return
     for name, value in _as_json(uses).items():
         if index["uses"][name] != value:
-            yield f"{_USES[name]}: {index['uses'][name]} -> {value}"
+            yield f"data.{_KEYS.get(name, name)}: {index['uses'][name]} -> {value}"
     for name, records in lists.items():
         known, now = index["lists"].get(name), _describe_list(root, name, records)
         if known != now:
@@ -178,15 +179,6 @@ def _differences(folder, root, lists, uses, index) -> Iterator[str]:
         size = path.stat().st_size if path.is_file() else None
         if size != shard["bytes"]:
             yield f"bytes of {path}: {shard['bytes']} -> {size}"
-
-
-_USES = {
-    "image_size": "data.image_size",
-    "box": "data.box",
-    "crop": "data.crop",
-    "reach": "reach of data.augmentation",
-    "zoom": "zoom of data.augmentation",
-}
 
 
 def _as_json(uses) -> dict[str, Any]:

@@ -204,12 +204,6 @@ def test_the_seed_the_epoch_and_the_face_decide_everything(train_records):
         assert (first[row] != reseeded[row]).any()
 
 
-def test_augmentation_that_is_off_changes_nothing(train_records):
-    off, plain = (images_by_row(read_epochs(train_records, chosen)) for chosen in (OFF, None))
-    for row in plain:
-        np.testing.assert_array_equal(off[row], plain[row])
-
-
 def face(size=96):
     """RGB with edges, colour and texture."""
     image = np.random.default_rng(5).integers(60, 200, (size, size, 3), dtype=np.uint8)
