@@ -90,13 +90,6 @@ def test_workers_do_without_memory_that_is_shared(train_records, monkeypatch):
     )
 
 
-def test_a_face_is_augmented_anew_in_every_epoch(train_records):
-    sampler = make_sampler(num_faces=4, num_epochs=8)
-    batches = read(sampler, train_records[:4], augmentation=TURNED)
-    maps = [batch["image_from_crop"][batch["index"] == 2] for batch in batches]
-    assert len(np.unique(maps, axis=0)) == 8
-
-
 def test_all_threads_share_a_short_run(train_records, monkeypatch):
     sizes = []
     read_group = BatchReader.read

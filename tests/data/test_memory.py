@@ -125,24 +125,26 @@ kept["a"][:] = 0
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def send_from(queue, done):
+def send_from(connection, sent):
     memory = WorkerMemory()
     for value in (5, 6):
         block = memory.take(LAYOUT)
         block.arrays["image"][:] = value
-        queue.put(block)
-    done.wait(60)
+        connection.send(block)
+    sent.set()
+    connection.recv()  # until it is killed
 
 
 @linux
 def test_what_has_arrived_outlives_its_worker_and_what_has_not_is_told_of():
     context = multiprocessing.get_context("spawn")
-    queue, done = context.Queue(), context.Event()
-    process = context.Process(target=send_from, args=(queue, done))
+    (connection, theirs), sent = context.Pipe(), context.Event()
+    process = context.Process(target=send_from, args=(theirs, sent))
     process.start()
-    received = queue.get(timeout=60)
+    assert sent.wait(120)
+    received = connection.recv()
     process.kill()
     process.join()
     assert (received.receive()["image"] == 5).all()
     with pytest.raises(LookupError, match="the worker has ended"):
-        queue.get(timeout=60).receive()
+        connection.recv().receive()
