@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -119,13 +120,10 @@ def test_a_readers_text_holds_no_faces(test_records):
     assert len(repr(reader)) < 1000
 
 
-def blocks_of_workers():
-    """The number of shared blocks of all workers."""
-    return sum(
-        "memfd:batch" in os.readlink(f"/proc/{worker.pid}/fd/{descriptor}")
-        for worker in multiprocessing.active_children()
-        for descriptor in os.listdir(f"/proc/{worker.pid}/fd")
-    )
+def blocks_of(worker):
+    """The number of its shared blocks; each has several descriptors."""
+    descriptors = pathlib.Path(f"/proc/{worker.pid}/fd").iterdir()
+    return len({path.stat().st_ino for path in descriptors if "memfd:batch" in os.readlink(path)})
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -139,7 +137,7 @@ def test_memory_is_bounded_by_the_batches_that_wait(train_records, num_workers):
     places = set()
     for batch in itertools.islice(batches, 60):
         places.add(address(batch["image"].base))
-    count = blocks_of_workers() if num_workers else len(places)
+    count = blocks_of(*multiprocessing.active_children()) if num_workers else len(places)
     batches.close()
     in_hand = 1 if num_workers else 2  # of threads: and the next one, before it is let go
     assert 1 < count <= loader.most_waiting(16, num_workers, 2) / (64 // 16) + in_hand
