@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flm_jax.data import wflw
-from flm_jax.data.workers import start_worker
+from flm_jax.data.workers import num_cores, start_worker
 from flm_jax.drawing.picture import DrawnFace, DrawnPicture, draw_picture, num_faces
 from flm_jax.errors import InputError
 from flm_jax.runtime.partial_folder import partial_folder
@@ -58,7 +57,7 @@ def draw_dataset(
     if _is_reusable(root, settings):
         return
     with partial_folder(root) as partial:
-        _draw_into(partial, settings, workers if workers is not None else os.cpu_count() or 1)
+        _draw_into(partial, settings, num_cores() if workers is None else workers)
         try:
             partial.rename(root)
         except OSError:
