@@ -6,7 +6,7 @@ import numpy as np
 from flm_jax.drawing.hair import hairline, paint_hair
 from flm_jax.drawing.painter import Painter, disc, outline, spline
 from flm_jax.drawing.parameters import Colour, mix, shade
-from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine
+from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine, jaw_plane
 
 _UPPER_LIDS = (list(range(60, 65)), list(range(68, 73)))
 _LOWER_LIDS = ([64, 65, 66, 67, 60], [72, 73, 74, 75, 68])
@@ -58,6 +58,11 @@ def _paint_skin(painter: Painter) -> None:
         area = np.clip((y - level) * 9, 0, 1) * np.clip(np.cos(longitude) * 4 + 0.9, 0, 1)
         hair = mix(p.skin, p.hair_colour, 0.95 if p.beard > 0.5 else 0.75)
         skin += (area * p.beard)[..., None] * (np.array(hair, np.float32) - skin)
+    # Behind the jaw's line it is darker, as under a chin.
+    level = np.sqrt(1 - sine**2)
+    jaw = jaw_plane(p, level * np.sin(longitude))
+    behind = jaw / np.hypot(1, jaw) - level * np.cos(longitude)
+    skin *= 1 - 0.3 * (np.clip(behind / 0.12, 0, 1) * np.clip((y - 0.4) / 0.3, 0, 1))[..., None]
     skin *= 1 - 0.35 * np.clip(1 + (hairline(p, longitude) - y) / 0.12, 0, 1)[..., None]
     # Skin is smooth: half of the grid's resolution is enough.
     half = painter.shape[1] // 2, painter.shape[0] // 2
@@ -108,8 +113,8 @@ def _paint_eye(painter: Painter, side: int) -> None:
     # What the lids hide is skin again.
     mask = np.zeros(painter.shape, np.uint8)
     cv2.fillPoly(mask, [painter.fixed(eye)], 255, cv2.LINE_AA, 4)
-    low, high = painter.grid(pupil[None] - 0.3)[0], painter.grid(pupil[None] + 0.3)[0]
-    (left, top), (right, bottom) = low.astype(int), high.astype(int)
+    cells = painter.grid(pupil + np.array([[-0.3, -0.3], [0.3, 0.3]]))
+    (left, top), (right, bottom) = np.clip(cells, 0, painter.shape[::-1]).astype(int)
     box = np.s_[top:bottom, left:right]
     alpha = mask[box][..., None].astype(np.float32) / 255
     painter.colour[box] = skin[box] + alpha * (painter.colour[box] - skin[box].astype(np.float32))

@@ -37,21 +37,21 @@ class HeadParameters:
     roll: Number = 0.0
 
     crown: Number = 1.5
-    chin: Number = 1.48
-    jaw: Number = 2.1  # exponent of the outline below the eyes: 2 is an ellipse, more is squarer
-    eye_x: Number = 0.42
-    eye_width: Number = 0.225
-    eye_height: Number = 0.105
-    eye_tilt: Number = 0.0
-    brow_y: Number = -0.3
-    brow_arch: Number = 0.07
-    brow_thickness: Number = 0.09
-    nose_length: Number = 0.6
+    chin: Number = 1.585
+    jaw: Number = 2.22  # exponent of the outline below the eyes: 2 is an ellipse, more is squarer
+    eye_x: Number = 0.44
+    eye_width: Number = 0.183
+    eye_height: Number = 0.087
+    eye_tilt: Number = 0.054
+    brow_y: Number = -0.205
+    brow_arch: Number = 0.072
+    brow_thickness: Number = 0.104
+    nose_length: Number = 0.505
     nose_width: Number = 0.2
-    nose_height: Number = 0.36
-    mouth_y: Number = 0.98
-    mouth_width: Number = 0.36
-    lip: Number = 0.1
+    nose_height: Number = 0.39
+    mouth_y: Number = 0.93
+    mouth_width: Number = 0.365
+    lip: Number = 0.124
     wobble: tuple[Number, ...] = (0.0, 0.0, 0.0, 0.0)  # eye, brow, mouth and jaw asymmetry
 
     mouth_open: Number = 0.0

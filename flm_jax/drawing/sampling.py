@@ -39,11 +39,15 @@ def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light
 
 
 def _sample_pose(rng: np.random.Generator) -> dict[str, Any]:
-    if rng.random() < 0.075:
-        yaw = rng.choice([-1, 1]) * rng.uniform(38, 70)
-    else:
-        yaw = np.clip(rng.normal(0, 19), -50, 50)
-    pitch, roll = np.clip(rng.normal(0, [11, 11]), -34, 40)
+    """Mostly towards the camera; a tenth of the heads is turned, up to the profile."""
+    yaw, pitch, roll = rng.normal(0, [17, 11, 9])
+    if rng.random() < 0.1:
+        yaw = rng.choice([-1, 1]) * (38 + 52 * rng.beta(1, 1.6))
+    if rng.random() < 0.03:
+        pitch = rng.choice([-1, 1]) * rng.uniform(22, 40)
+    if rng.random() < 0.03:
+        roll = rng.uniform(-80, 80)
+    yaw, pitch, roll = np.clip([yaw, pitch, roll], [-90, -40, -90], [90, 40, 90])
     return {"yaw": float(yaw), "pitch": float(pitch), "roll": float(roll)}
 
 
@@ -75,14 +79,14 @@ def _sample_shape(rng: np.random.Generator) -> dict[str, Any]:
         return float(mean + spread * np.clip(rng.standard_normal(), -2.2, 2.2))
 
     return {
-        "crown": around(1.5, 0.06), "chin": around(1.46, 0.08), "jaw": around(2.1, 0.16),
-        "eye_x": around(0.42, 0.022), "eye_width": around(0.225, 0.016),
-        "eye_height": around(0.108, 0.018), "eye_tilt": around(0.06, 0.08),
-        "brow_y": around(-0.3, 0.035), "brow_arch": around(0.06, 0.03),
-        "brow_thickness": around(0.085, 0.02), "nose_length": around(0.59, 0.055),
-        "nose_width": around(0.2, 0.03), "nose_height": around(0.36, 0.06),
-        "mouth_y": around(0.97, 0.045), "mouth_width": around(0.36, 0.04),
-        "lip": around(0.1, 0.024), "wobble": tuple(rng.normal(0, [0.02, 0.012, 0.012, 0.02])),
+        "crown": around(1.5, 0.06), "chin": around(1.585, 0.1), "jaw": around(2.22, 0.18),
+        "eye_x": around(0.44, 0.022), "eye_width": around(0.183, 0.014),
+        "eye_height": around(0.087, 0.014), "eye_tilt": around(0.054, 0.08),
+        "brow_y": around(-0.205, 0.035), "brow_arch": around(0.072, 0.03),
+        "brow_thickness": around(0.104, 0.02), "nose_length": around(0.505, 0.055),
+        "nose_width": around(0.2, 0.03), "nose_height": around(0.39, 0.06),
+        "mouth_y": around(0.93, 0.05), "mouth_width": around(0.365, 0.035),
+        "lip": around(0.124, 0.026), "wobble": tuple(rng.normal(0, [0.02, 0.012, 0.012, 0.02])),
     }  # fmt: skip
 
 

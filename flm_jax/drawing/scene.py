@@ -19,6 +19,12 @@ def _fixed(points: Float[ndarray, "*n 2"]) -> ndarray:
     return np.round(points * 2**_SHIFT).astype(np.int32)
 
 
+def shrink(image: UInt8[ndarray, "h w *c"], factor: float) -> ndarray:
+    """The image `factor` times as large, yet at least one pixel wide and high."""
+    size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def _colour(rng: np.random.Generator) -> list[float]:
     """Any brightness, but mostly little saturation, as most things have."""
     grey, saturation = rng.uniform(35, 215), min(rng.exponential(0.4), 1)
@@ -116,7 +122,7 @@ def draw_clothes(
         return
     mask = mask[top:]
     colour = np.array(_colour(rng), np.float32)
-    shade = cv2.resize(mask, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    shade = shrink(mask, 0.25)
     shade = cv2.GaussianBlur(shade, (0, 0), max(0.5, 0.08 * unit))
     shade = cv2.resize(shade, mask.shape[::-1]).astype(np.float32) / 255
     cloth = np.clip(colour * (0.35 + 0.65 * shade[..., None]), 0, 255)
@@ -264,9 +270,7 @@ def blur(
         return cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
     height, width = picture.shape[:2]
     factor = min(1.0, rng.uniform(19, 30) / face_px)
-    small = max(2, round(width * factor)), max(2, round(height * factor))
-    small = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(shrink(picture, factor), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def add_noise(
