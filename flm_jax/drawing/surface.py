@@ -40,7 +40,7 @@ def _lay_out_half(p: HeadParameters, side: int) -> Float[ndarray, "98 2"]:
     middle = p.brow_y - p.brow_raise * 0.1 + brow - p.brow_arch * arch + 0.05 * t**3
     middle = middle + p.frown * np.array([0.07, 0.035, 0, -0.01, -0.01])
     half = p.brow_thickness * np.array([0.4, 0.5, 0.52, 0.41, 0])
-    x = p.eye_x + p.eye_width * (-1.35 + 3.34 * t) - 0.03 * p.frown * (1 - t)
+    x = p.eye_x + p.eye_width * (0.35 + 3.34 * p.brow_width * (t - 0.51)) - 0.03 * p.frown * (1 - t)
     lean = np.array([0.013, 0.007, 0, -0.012, 0])
     points[42:47] = np.stack([x - lean, middle - half], 1)
     points[47:51] = np.stack([x + lean, middle + half], 1)[3::-1]
@@ -93,7 +93,7 @@ class Surface:
         """Half width, front and back at a latitude of the given sine."""
         lower, s = sine > 0, np.minimum(np.abs(sine), 1)
         jaw = np.where(lower, self.p.jaw, 2.2)
-        width = 1.045 * (1 - s**jaw) ** (1 / jaw)
+        width = 1.045 * self.p.breadth * (1 - s**jaw) ** (1 / jaw)
         pole = np.where(lower, 0.45, -0.1)
         front = pole + (0.82 - pole) * (1 - s ** np.where(lower, 1.2, 2.6)) ** (1 / 3)
         back = pole + (-1.25 - pole) * np.sqrt(1 - s * s)
@@ -173,9 +173,9 @@ def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
     plane = jaw_plane(p, np.sin(around))
     longitude = np.arctan2(np.sin(around), plane)
     sine = np.cos(around) / np.hypot(1, plane)
-    # From its own longitude up to 20 degrees beside the front, whichever sticks out the most.
+    # From its own longitude up to 8 degrees beside the front, whichever sticks out the most.
     share = np.linspace(0, 1, 41)[:, None]
-    nearest = np.sign(longitude) * np.minimum(np.abs(longitude), np.radians(20))
+    nearest = np.sign(longitude) * np.minimum(np.abs(longitude), np.radians(8))
     candidates = longitude + (nearest - longitude) * share
     shape = surface.base(candidates, np.broadcast_to(sine, candidates.shape))
     unrolled = shape @ rotation(p.yaw, p.pitch, 0.0).T
