@@ -6,7 +6,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from flm_jax.drawing.painter import Painter, spline
-from flm_jax.drawing.parameters import HeadParameters
+from flm_jax.drawing.parameters import HeadParameters, shade
 from flm_jax.drawing.surface import grid_longitude, grid_sine
 
 # Heights of the hairline at these longitudes, in degrees, relative to the hairline in front.
@@ -48,8 +48,8 @@ def hair_paint(
     fine = rng.standard_normal((10, shape[1] // 3), np.float32)
     strands = 0.17 * cv2.resize(wide, shape[::-1]) + 0.11 * cv2.resize(fine, shape[::-1])
     levels = np.clip(strands * 100 + 128, 0, 255).astype(np.uint8)
-    shade = np.maximum(1 + (np.arange(256)[:, None] - 128) / 100, 0.3)
-    table = np.clip(shade * p.hair_colour, 0, 255).astype(np.uint8)
+    tones = np.maximum(1 + (np.arange(256)[:, None] - 128) / 100, 0.3)
+    table = np.clip(tones * p.hair_colour, 0, 255).astype(np.uint8)
     return cv2.merge([cv2.LUT(levels, table[:, c].copy()) for c in range(3)])
 
 
@@ -101,7 +101,6 @@ def paint_strands(painter: Painter) -> None:
         bend = (start + end) / 2 + rng.normal(0, [0.09, 0.03])
         lock = spline(np.stack([start, bend, end]))
         width = rng.uniform(0.02, 0.09)
-        colour = np.clip(np.array(p.hair_colour) * rng.uniform(0.7, 1.3), 5, 250).tolist()
-        painter.line(lock, colour, width, 0.95)
+        painter.line(lock, shade(p.hair_colour, rng.uniform(0.7, 1.3)), width, 0.95)
         thickness = max(1, round(width * painter.unit))
         cv2.polylines(painter.cover, [painter.fixed(lock)], False, 1, thickness, cv2.LINE_8, 4)

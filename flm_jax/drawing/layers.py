@@ -13,8 +13,6 @@ from flm_jax.drawing.painter import Painter
 from flm_jax.drawing.parameters import HeadParameters, mix
 from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine, rotation
 
-_COARSE_SHAPE = (104, 128)  # rows (latitudes), columns (longitudes) of the shaped grid
-
 
 class Layer(NamedTuple):
     """A surface to splat.
@@ -34,10 +32,10 @@ class Layer(NamedTuple):
     shine: float = 0.12
 
 
-def head_layer(painter: Painter, turn: ndarray) -> Layer:
-    """The painted head, thicker where hair or a scarf lies on it."""
+def head_layer(painter: Painter, turn: ndarray, shape: tuple[int, int]) -> Layer:
+    """The painted head, thicker where hair or cloth lies on it; `shape` of its coarse grid."""
     surface, p = painter.surface, painter.surface.p
-    rows, columns = _COARSE_SHAPE
+    rows, columns = shape
     longitude, sine = grid_longitude(columns)[None], grid_sine(rows)[:, None]
     points = surface.base(longitude, sine)
     outwards = points * [1, 0.9, 0.8]

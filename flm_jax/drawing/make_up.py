@@ -50,5 +50,5 @@ def paint_face_paint(painter: Painter) -> None:
     elif p.face_paint == "patches":
         for _ in range(5):
             place = rng.uniform([-0.75, -0.6], [0.75, 1.2])
-            tone = colour if rng.random() < 0.5 else rng.uniform(20, 250, 3).tolist()
+            tone = colour if rng.random() < 0.5 else tuple(rng.uniform(20, 250, 3))
             painter.fill(disc(place, *rng.uniform(0.06, 0.22, 2)), tone, 0.75, 0.02)

@@ -23,7 +23,6 @@ from flm_jax.drawing.parameters import HeadParameters, Light, Number
 from flm_jax.drawing.surface import (
     LINEAR_SHARE,
     Surface,
-    contour_angles,
     landmarks_in_space,
     project,
     rotation,
@@ -96,27 +95,32 @@ def _splat(
 ) -> _Image:
     """Each pixel takes the nearest sample of any layer."""
     height, width = size
-    pixels, samples, depths, lights, starts = [], [], [], [], [0]
+    pixels, samples, depths, lights, colours, starts = [], [], [], [], [], [0]
     for layer in layers:
         facing, *lit = _light_up(layer, light)
         place = np.clip(project(layer.points) * unit + origin + 0.5, 0, [width - 0.5, height - 0.5])
-        coarse = np.dstack([place, layer.points[..., 2], facing]).astype(np.float32)
-        x, y, z, facing = cv2.split(cv2.resize(coarse, layer.colour.shape[1::-1]))
+        part, dense_part = _facing_part(layer, facing)
+        dense = layer.colour[dense_part]
+        x, y, z, bright, shine, facing = (
+            cv2.resize(np.ascontiguousarray(a[part], np.float32), dense.shape[1::-1])
+            for a in (place[..., 0], place[..., 1], layer.points[..., 2], *lit, facing)
+        )
         seen = facing > -0.03 if not layer.two_sided else np.ones(x.shape, bool)
         if layer.mask is not None:
             seen &= layer.mask
         chosen = np.flatnonzero(seen)
-        pixels.append((y.ravel()[chosen].astype(np.int32) * width) + x.ravel()[chosen].astype(np.int32))
+        pixels.append((y.astype(np.int32) * width + x.astype(np.int32)).ravel()[chosen])
         depths.append(_depth(z).ravel())
         samples.append(chosen + starts[-1])
-        lights.append(cv2.resize(np.dstack(lit), x.shape[::-1]).reshape(-1, 2))
+        lights.append(np.stack([bright.ravel(), shine.ravel()], 1))
+        colours.append(dense.reshape(-1, 3))
         starts.append(starts[-1] + x.size)
     depth, light_at = np.concatenate(depths), np.concatenate(lights)
     index = _nearest(np.concatenate(pixels), np.concatenate(samples), depth, height * width)
     index = _close_holes(_close_holes(index.reshape(size), depth), depth)
     filled = index >= 0
     sample = index[filled]
-    colour = np.concatenate([layer.colour.reshape(-1, 3) for layer in layers])[sample]
+    colour = np.concatenate(colours)[sample]
     image = np.zeros((height, width, 4), np.float32)
     values = np.full((len(sample), 4), 255, np.float32)
     values[:, :3] = colour * light_at[sample, :1] + light_at[sample, 1:]
@@ -125,15 +129,30 @@ def _splat(
     return _Image(image, seen_depth, np.searchsorted(starts, index, side="right") - 1)
 
 
+def _facing_part(layer: Layer, facing: ndarray) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Rows and columns of the coarse and of the dense grid that hold all that faces the viewer."""
+    ratios = [
+        dense / coarse for dense, coarse in zip(layer.colour.shape, facing.shape, strict=False)
+    ]
+    if layer.two_sided or not all(ratio.is_integer() for ratio in ratios):
+        return np.s_[:, :], np.s_[:, :]
+    front, part = facing > -0.05, []
+    for axis, ratio in ((1, ratios[0]), (0, ratios[1])):
+        (seen,) = np.nonzero(front.any(axis))
+        low, high = (max(seen[0] - 1, 0), seen[-1] + 2) if len(seen) else (0, 1)
+        part.append((slice(low, high), slice(low * int(ratio), high * int(ratio))))
+    return (part[0][0], part[1][0]), (part[0][1], part[1][1])
+
+
 def _nearest(pixel: ndarray, sample: ndarray, depth: ndarray, pixels: int) -> ndarray:
     """The sample nearest to the viewer in each pixel, -1 where there is none.
 
-    Of samples within 0.02 units of depth any will do.
+    Of samples within 0.03 units of depth any will do.
     """
-    index = np.full(pixels, -1, np.int32)
+    index = np.full(pixels, -1)
     index[pixel] = sample
     while len(sample):
-        nearer = depth[sample] > depth[index[pixel]] + np.uint32(200)
+        nearer = depth[sample] > depth[index[pixel]] + np.uint16(300)
         pixel, sample = pixel[nearer], sample[nearer]
         index[pixel] = sample
     return index
@@ -156,7 +175,7 @@ def _close_holes(index: Int[ndarray, "h w"], depth: UInt16[ndarray, " n"]) -> In
 def _is_painted_over(painter: Painter) -> Bool[ndarray, "98"]:
     """Landmarks under painted hair or cloth."""
     cells = painter.grid(painter.surface.landmarks)
-    cells[:33] = painter.cells(*contour_angles(painter.surface))
+    cells[:33] = painter.cells(*painter.surface.contour)
     column, row = np.rint(cells).astype(int).T
     return painter.cover[row, np.clip(column, 0, painter.shape[1] - 1)] > 0
 
@@ -172,7 +191,7 @@ def _layer_in_front(image: _Image, marks: ndarray, z: ndarray) -> Int[ndarray, "
     return np.where(hidden, image.layer[row, column], -1)
 
 
-def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.5) -> Head:
+def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.25) -> Head:
     """Draws a head; its leftmost and its rightmost landmark lie `width_px` apart."""
     rng = np.random.default_rng(p.seed)
     surface = Surface(p)
@@ -181,12 +200,12 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
     space = landmarks_in_space(surface, turn)
     marks = project(space)
     final_unit = width_px / np.ptp(marks[:, 0])
-    unit = float(np.clip(oversampling * final_unit, 60, 115))
+    unit = float(np.clip(oversampling * final_unit, 40, 115))
 
     density = 1.15 * unit  # samples in a unit, a little more than pixels
-    shape = round(1.5 * np.pi * density), round(2 * LINEAR_SHARE * np.pi * density)
-    painter = paint(surface, shape, rng)
-    layers = [head_layer(painter, turn)]
+    coarse = round(0.5 * np.pi * density), round(2 / 3 * LINEAR_SHARE * np.pi * density)
+    painter = paint(surface, (3 * coarse[0], 3 * coarse[1]), rng)
+    layers = [head_layer(painter, turn, coarse)]
     side = (round(1.7 * density), round(3.0 * density))
     layers.append(neck_layer(p, turn, body, side))
     hood = p.headwear == "hood"
@@ -201,11 +220,13 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
         layers += glasses_layers(p, turn, density)
 
     # The final tile and the fine one cover the same square, edge on edge.
-    low, high = np.array([-2.0, -2.15]), np.array([2.0, 2.45])
+    places = [project(layer.points).reshape(-1, 2) for layer in layers]
+    low = np.clip(np.min([place.min(0) for place in places], axis=0) - 0.05, [-2.0, -2.15], -0.5)
+    high = np.clip(np.max([place.max(0) for place in places], axis=0) + 0.05, 0.5, [2.0, 2.45])
     final = np.ceil((high - low) * final_unit).astype(int)
     fine = np.round(final * unit / final_unit).astype(int)
     scale = fine / final
-    origin = -low * unit - 0.5
+    origin = (fine - (low + high) * unit - 1) / 2
     image = _splat(layers, p.light, unit, origin, (int(fine[1]), int(fine[0])))
     in_front = _layer_in_front(image, marks * unit + origin, space[:, 2])
     tile = cv2.resize(image.colour, final.tolist(), interpolation=cv2.INTER_AREA)

@@ -98,7 +98,7 @@ def _sample_shape(rng: np.random.Generator) -> dict[str, Any]:
     child = rng.uniform(0.3, 1) if rng.random() < 0.08 else -0.05
     return {
         "crown": around(1.5, 0.06), "chin": around(1.58 - 0.12 * child, 0.085),
-        "jaw": around(2.3, 0.2), "breadth": around(1.01, 0.055),
+        "jaw": around(2.3, 0.2), "breadth": around(1.015, 0.07),
         "eye_x": around(0.44 + 0.01 * child, 0.02), "eye_width": around(0.185, 0.019),
         "eye_height": around(0.087 + 0.02 * child, 0.014), "eye_tilt": around(0.054, 0.09),
         "brow_y": around(-0.2, 0.04), "brow_arch": around(0.06, 0.03),
@@ -107,14 +107,16 @@ def _sample_shape(rng: np.random.Generator) -> dict[str, Any]:
         "nose_length": around(0.5 - 0.1 * child, 0.05),
         "nose_width": around(0.198, 0.027), "nose_height": around(0.39 - 0.12 * child, 0.055),
         "mouth_y": around(0.928 - 0.09 * child, 0.05),
-        "mouth_width": around(0.37 - 0.03 * child, 0.04), "lip": around(0.124, 0.026),
-        "wobble": tuple(rng.normal(0, [0.03, 0.014, 0.02, 0.035])),
+        "mouth_width": around(0.373 - 0.03 * child, 0.045), "lip": around(0.124, 0.026),
+        "wobble": tuple(rng.normal(0, [0.03, 0.014, 0.02, 0.05])),
     }  # fmt: skip
 
 
 def _sample_covers(rng: np.random.Generator, hair: str, hairline: float) -> dict[str, Any]:
     """Glasses, headwear, masks, and hair across the face."""
-    found: dict[str, Any] = {"glasses": str(rng.choice(["none", "frame", "dark"], p=[0.8, 0.12, 0.08]))}
+    found: dict[str, Any] = {
+        "glasses": str(rng.choice(["none", "frame", "dark"], p=[0.8, 0.12, 0.08]))
+    }
     # Round, square, wide, large.
     width, height, power = ((0.27, 0.25, 2), (0.33, 0.2, 4), (0.36, 0.17, 3), (0.38, 0.29, 2.6))[
         rng.integers(4)

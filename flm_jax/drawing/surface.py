@@ -7,6 +7,8 @@ out as the 98 landmarks in the frontal (x, y) plane, lifted onto the surface, an
 very landmarks, so the labels are exact.
 """
 
+import functools
+
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
@@ -60,6 +62,10 @@ def _lay_out_half(p: HeadParameters, side: int) -> Float[ndarray, "98 2"]:
     points[79:86], points[90:95] = _lay_out_lips(p)
     bent = np.r_[79:86, 90:95]
     points[bent, 1] += mouth * points[bent, 0] / p.mouth_width
+    # The mouth moves aside with the jaw, the nose a little.
+    points[bent, 0] += 0.7 * side * p.wobble[3]
+    points[53:55, 0] += 0.2 * side * p.wobble[3]
+    points[57:60, 0] += 0.25 * side * p.wobble[3]
     return points
 
 
@@ -89,6 +95,11 @@ class Surface:
         self.landmarks = lay_out(p)
         self.bottom = p.chin + 0.3 * p.mouth_open
 
+    @functools.cached_property
+    def contour(self) -> tuple[ndarray, ndarray]:
+        """Longitudes and sines of the contour's points."""
+        return contour_angles(self)
+
     def _profile(self, sine: ndarray) -> tuple[ndarray, ndarray, ndarray]:
         """Half width, front and back at a latitude of the given sine."""
         lower, s = sine > 0, np.minimum(np.abs(sine), 1)
@@ -111,12 +122,13 @@ class Surface:
 
     def angles(self, xy: Float[ndarray, "n 2"]) -> tuple[ndarray, ndarray]:
         """Longitude and sine of the latitude of points of the frontal plane."""
-        x, y = xy[:, 0], xy[:, 1]
-        sine = np.clip(y / np.where(y > 0, self.bottom, self.p.crown), -0.999, 0.999)
-        x = x - self.p.wobble[3] * np.clip(sine, 0, 1) ** 2
-        across = np.clip(x / self._profile(sine)[0], -1, 1)
-        along = (1 - np.abs(across) ** _SECTION) ** (1 / _SECTION)
-        return np.arctan2(across, along), sine
+        sine = self.sine(xy[:, 1])
+        x = xy[:, 0] - self.p.wobble[3] * np.clip(sine, 0, 1) ** 2
+        return section_longitude(np.clip(x / self._profile(sine)[0], -1, 1)), sine
+
+    def sine(self, y: ndarray) -> ndarray:
+        """The sine of the latitude at a height."""
+        return np.clip(y / np.where(y > 0, self.bottom, self.p.crown), -0.999, 0.999)
 
     def lift(self, xy: Float[ndarray, "n 2"]) -> Float[ndarray, "n 3"]:
         """The points of the surface that lie in front of points of the frontal plane."""
@@ -152,6 +164,11 @@ class Surface:
         return np.concatenate([points[..., :2], (points[..., 2] + relief * front)[..., None]], -1)
 
 
+def section_longitude(share: ndarray) -> ndarray:
+    """The longitude in front where a section is `share` of its half width beside its middle."""
+    return np.arctan2(share, (1 - np.abs(share) ** _SECTION) ** (1 / _SECTION))
+
+
 def jaw_plane(p: HeadParameters, across: ndarray) -> ndarray:
     """How far in front of the widest meridian the jaw's line runs, as a share of the radius.
 
@@ -169,20 +186,20 @@ def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
     """
     p = surface.p
     most = np.radians(90 + 3 * abs(np.sin(np.radians(p.yaw))))
-    around = np.linspace(-most, most, 129)
+    around = np.linspace(-most, most, 97)
     plane = jaw_plane(p, np.sin(around))
     longitude = np.arctan2(np.sin(around), plane)
     sine = np.cos(around) / np.hypot(1, plane)
     # From its own longitude up to 8 degrees beside the front, whichever sticks out the most.
-    share = np.linspace(0, 1, 41)[:, None]
+    share = np.linspace(0, 1, 25)[:, None]
     nearest = np.sign(longitude) * np.minimum(np.abs(longitude), np.radians(8))
     candidates = longitude + (nearest - longitude) * share
     shape = surface.base(candidates, np.broadcast_to(sine, candidates.shape))
     unrolled = shape @ rotation(p.yaw, p.pitch, 0.0).T
     best = np.argmax(np.sign(longitude) * unrolled[..., 0] - 1e-3 * share, axis=0)
-    longitude, place = candidates[best, range(129)], project(unrolled[best, range(129)])
+    longitude, place = candidates[best, range(97)], project(unrolled[best, range(97)])
     length = np.r_[0, np.cumsum(np.hypot(*np.diff(place, axis=0).T))]
-    even = np.r_[np.linspace(0, length[64], 17), np.linspace(length[64], length[-1], 17)[1:]]
+    even = np.r_[np.linspace(0, length[48], 17), np.linspace(length[48], length[-1], 17)[1:]]
     return np.interp(even, length, longitude), np.interp(even, length, sine)
 
 
@@ -203,7 +220,7 @@ def project(points: Float[ndarray, "*n 3"]) -> Float[ndarray, "*n 2"]:
 def landmarks_in_space(surface: Surface, turn: Float[ndarray, "3 3"]) -> Float[ndarray, "98 3"]:
     """The landmarks in the viewer's frame."""
     points = surface.lift(surface.landmarks)
-    longitude, sine = contour_angles(surface)
+    longitude, sine = surface.contour
     points[:33] = surface.raise_relief(surface.base(longitude, sine), longitude)
     return points @ turn.T
 
