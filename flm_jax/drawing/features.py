@@ -6,9 +6,9 @@ from numpy import ndarray
 
 from flm_jax.drawing.hair import beard_area, hairline, paint_hair, paint_strands
 from flm_jax.drawing.headwear import paint_headwear
+from flm_jax.drawing.make_up import paint_face_paint, paint_wrinkles
 from flm_jax.drawing.painter import Painter, disc, outline, spline
 from flm_jax.drawing.parameters import Colour, mix, shade
-from flm_jax.drawing.make_up import paint_face_paint, paint_wrinkles
 from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine, jaw_plane
 
 _UPPER_LIDS = (list(range(60, 65)), list(range(68, 73)))

@@ -1,4 +1,4 @@
-"""What is worn on the head: beanies, caps, hats, headbands, helmets and hoods; scarves and masks."""
+"""What is worn: beanies, caps, hats, headbands, helmets and hoods; scarves and masks."""
 
 import dataclasses
 
@@ -77,10 +77,10 @@ def paint_headwear(painter: Painter) -> None:
         if not worn:
             continue
         inside = depth(p, longitude, y) > 0
-        rows = np.flatnonzero(inside.any(1))
-        if not len(rows):
+        (found,) = np.nonzero(inside.any(1))
+        if not len(found):
             continue
-        rows = np.s_[rows[0] : rows[-1] + 1]
+        rows = slice(found[0], found[-1] + 1)
         mask = inside[rows].astype(np.uint8)
         np.maximum(painter.cover[rows], mask, out=painter.cover[rows])
         cv2.copyTo(cloth(p, colour, mask.shape, painter.rng), mask, painter.colour[rows])

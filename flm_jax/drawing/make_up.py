@@ -18,12 +18,10 @@ def paint_wrinkles(painter: Painter) -> None:
         painter.line(line, dark, 0.018, 0.5 * p.wrinkles, 0.008)
     for side, corner, mouth in ((-1, 60, 76), (1, 72, 82)):
         for slope in (-0.12, -0.02, 0.08):
-            start = marks[corner] + [side * 0.05, slope * 0.3]
-            painter.line(
-                np.stack([start, start + [side * 0.13, slope]]), dark, 0.014, 0.55 * p.wrinkles
-            )
+            feet = marks[corner] + np.array([[0.05, 0.3 * slope], [0.18, 1.3 * slope]]) * [side, 1]
+            painter.line(feet, dark, 0.014, 0.55 * p.wrinkles)
         bag = spline(marks[[corner, corner + 7 if side < 0 else 73, 64 if side < 0 else 68]])
-        painter.line(bag + [0, 0.075], dark, 0.02, 0.5 * p.wrinkles, 0.012)
+        painter.line(bag + np.array([0, 0.075]), dark, 0.02, 0.5 * p.wrinkles, 0.012)
         fold = [[side * (p.nose_width + 0.06), p.nose_length + 0.05],
                 marks[mouth] + [side * 0.09, -0.02], marks[mouth] + [side * 0.1, 0.22]]  # fmt: skip
         painter.line(spline(np.array(fold)), dark, 0.03, 0.6 * p.wrinkles, 0.012)

@@ -290,9 +290,9 @@ def blur(
     """Out of focus, moved, or of low resolution; the strength follows the face's width."""
     kind = rng.integers(3)
     if kind == 0:
-        return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.018, 0.034) * face_px)
+        return cv2.GaussianBlur(picture, (0, 0), max(0.9, rng.uniform(0.018, 0.034) * face_px))
     if kind == 1:
-        length, angle = rng.uniform(0.08, 0.14) * face_px, rng.uniform(0, np.pi)
+        length, angle = max(4.0, rng.uniform(0.08, 0.14) * face_px), rng.uniform(0, np.pi)
         n = int(length) // 2 * 2 + 5
         kernel = np.zeros((n, n), np.float32)
         reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
@@ -300,7 +300,7 @@ def blur(
         cv2.polylines(kernel, ends, False, 1.0, 1, cv2.LINE_AA, _SHIFT)
         return cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
     height, width = picture.shape[:2]
-    factor = min(1.0, rng.uniform(19, 30) / face_px)
+    factor = min(0.5, rng.uniform(19, 30) / face_px)
     return cv2.resize(shrink(picture, factor), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
