@@ -81,7 +81,7 @@ def test_an_absurd_size_is_refused_before_it_is_decoded(tmp_path, test_records, 
     path = tmp_path / "bomb"
     path.write_bytes(content)
     record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
-    with pytest.raises(ImageError, match="can't be decoded|not a picture"):
+    with pytest.raises(ImageError, match="can't be decoded|not an image"):
         read_record_image(record)
 
 

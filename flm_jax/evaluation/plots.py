@@ -62,8 +62,10 @@ def draw_faces(
     colours = np.zeros((98, 3))
     for part in PARTS:
         colours[list(part.indices)] = part.colour
+    x, y = placed(landmarks).reshape(-1, 2).T
     axes.scatter(
-        *placed(landmarks).reshape(-1, 2).T,
+        x,
+        y,
         s=dot**2,
         color=np.tile(colours, (len(crops), 1)),
         linewidths=0.25 * dot**0.5,

@@ -267,7 +267,7 @@ def test_a_worker_that_dies_is_an_error_and_the_steps_are_saved(faces_root, tmp_
     os.kill(workers[0], signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
-    assert "error: a process that reads pictures has died" in output
+    assert "error: a process that reads images has died" in output
     assert "exit code -9" in output
     assert "Traceback" not in output
     # The steps that were trained are not lost with it.
