@@ -21,7 +21,7 @@ ORDER = [
     {"evaluation", "export", "benchmark"},
     {"modes"},
 ]
-HOST = LEAVES | {"data", "drawing", "inference", "evaluation"}  # NumPy and OpenCV
+HOST = LEAVES | {"data", "drawing", "inference"}  # NumPy and OpenCV
 DEVICE = {"models", "training"}  # pure functions of arrays
 CONFIG_READERS = {"config", "modes"}
 

@@ -12,9 +12,8 @@ from flm_jax.config import build, schema
 from flm_jax.config.base import base_config
 from flm_jax.errors import InputError
 from flm_jax.models.network import variable_shapes
-from flm_jax.runtime.checkpoint import Checkpoints
-from flm_jax.runtime.checksums import differences, leaves, shape
 from flm_jax.runtime.devices import gathered, put_on_devices, replicated
+from flm_jax.runtime.restore import SavedCheckpoints
 from flm_jax.training.step import pmap_eval_step
 
 
@@ -43,18 +42,13 @@ def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) ->
     Raises:
         InputError: there is no such checkpoint, it does not fit, or it is damaged.
     """
-    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+    with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
         step = checkpoints.find(which)
         stored = _upgraded(checkpoints.config(step), workdir)
         if config is not None:
             schema.check_evaluation(schema.as_json(stored), config, workdir)
-        variables = checkpoints.restore_weights(step, replicated())
-    size = stored.data.image_size
-    expected = variable_shapes(build.build_model(stored), size)
-    if rows := differences(_shapes(variables), _shapes(expected)):
-        raise InputError(
-            f"{workdir}: step {step} is of another network (its arrays -> this network's):\n{rows}"
-        )
+        shapes = variable_shapes(build.build_model(stored), stored.data.image_size)
+        variables = checkpoints.restore_weights(step, replicated(), shapes)
     return Weights(step, stored, variables)
 
 
@@ -69,7 +63,7 @@ def trained_config(workdir: Path, given: Mapping[str, Any]) -> ConfigDict:
         InputError: there is no checkpoint, or a key that it does not have.
     """
     which = str(given.get("evaluate.checkpoint", "best"))
-    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+    with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
         config = _upgraded(checkpoints.config(checkpoints.find(which)), workdir)
     try:
         config.update_from_flattened_dict(given)
@@ -92,10 +86,6 @@ def _filled(stored, default):
         else value
         for key, value in stored.items()
     }
-
-
-def _shapes(tree):
-    return {name: shape(leaf) for name, leaf in leaves(tree).items()}
 
 
 def load_network(workdir: Path, which: str, config: ConfigDict | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
@@ -35,7 +36,7 @@ def summarise(
     boxes = geometry.expand_box(boxes, _REPORTED_MARGIN)
     scale = _REPORTED_SIZE / (boxes[:, None, 2:] - boxes[:, None, :2])
     errors = metrics.nme(predictions, targets)
-    loss = _reported_loss(scale * predictions, scale * targets)
+    loss = _reported_loss(jnp.asarray(scale * predictions), jnp.asarray(scale * targets))
     return {
         "num_faces": len(boxes),
         "loss": float(np.asarray(loss).mean(dtype=np.float64)),

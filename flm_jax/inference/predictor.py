@@ -17,6 +17,9 @@ from flm_jax.inference import detector
 # head predicts beside them, f32[n, 98] each.
 Network = Callable[[ndarray], Mapping[str, ndarray]]
 
+# Corners further out than this, in pixels, would leave the crop's map without digits.
+_MAX_COORDINATE = 1e6
+
 # Batches of few faces: those of a video, and the last of a folder. Each size compiles once.
 _SMALL_BATCHES = (1, 8)
 
@@ -154,8 +157,9 @@ class LandmarkPredictor:
         images = np.zeros((len(boxes), size, size, 3), np.float32)
         maps = np.zeros((len(boxes), 2, 3), np.float32)
         for i, box in enumerate(boxes.astype(np.float32)):
-            maps[i] = geometry.invert(crop_map(box, size, flip=flip, **self._crop))
-            normalise(crop_image(image, maps[i], size), out=images[i])
+            image_from_crop = geometry.invert(crop_map(box, size, flip=flip, **self._crop))
+            normalise(crop_image(image, image_from_crop, size), out=images[i])
+            maps[i] = image_from_crop
         return Crops(images, maps)
 
     def predict(self, crops: Crops) -> Predictions:
@@ -174,10 +178,13 @@ def check_box(box: Float[ndarray, "4"], image: UInt8[ndarray, "h w 3"]) -> None:
     """Raises InputError for a box without an area, or one that shows nothing of the image."""
     height, width = image.shape[:2]
     text = " ".join(f"{number:g}" for number in box)
-    if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
-        raise InputError(f"the box {text} has no area; expected xmin ymin xmax ymax in pixels")
+    expected = "expected xmin ymin xmax ymax in pixels"
+    if not (np.abs(box) <= _MAX_COORDINATE).all():
+        raise InputError(f"the box {text} is beyond {_MAX_COORDINATE:g} pixels; {expected}")
+    box = box.astype(np.float32)  # The precision of crops.
+    if (box[2:] <= box[:2]).any():
+        raise InputError(f"the box {text} has no area; {expected}")
     if (box[2:] <= -0.5).any() or (box[:2] >= (width - 0.5, height - 0.5)).any():
         raise InputError(
-            f"the box {text} lies outside of the image of {width} x {height} px; expected xmin "
-            "ymin xmax ymax in its pixels"
+            f"the box {text} lies outside of the image of {width} x {height} px; {expected}"
         )

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.config import build, schema
-from flm_jax.config.weights import load_weights, trained_config
+from flm_jax.config.weights import load_weights
 from flm_jax.data import wflw
 from flm_jax.data.crop import crop_image, face_box
 from flm_jax.data.images import read_record_image
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics, plots
+from flm_jax.evaluation.box_robustness import scaled_boxes, shifted_boxes
 from flm_jax.evaluation.faces import FacePredictions, predict_faces
 from flm_jax.evaluation.report import details, format_table, subsets, summarise
 from flm_jax.inference import tta
@@ -33,7 +34,7 @@ _BOX_ERRORS = (5, 10, 20)
 _SHOWN_FACES, _SHOWN_SIZE = 24, 256
 
 
-def run(config: ConfigDict, workdir: Path, *, overrides: Mapping[str, Any] | None = None) -> None:
+def run(config: ConfigDict, workdir: Path) -> None:
     """Evaluates a checkpoint on `evaluate.split` and writes evaluation.json, predictions.npz,
     predictions.png, worst.png and ced.png into the work folder, with the split in their names if it
     is not the test list.
@@ -41,13 +42,10 @@ def run(config: ConfigDict, workdir: Path, *, overrides: Mapping[str, Any] | Non
     Args:
         config: of the weights, and what `config.evaluate` says.
         workdir: where the weights are.
-        overrides: what is given explicitly, by flat keys: all else is then as in the training.
 
     Raises:
         InputError: the config, the data or the work folder can't be used.
     """
-    if overrides is not None:
-        config = trained_config(workdir, overrides)
     schema.check(config)
     build.enable_compilation_cache(config, workdir)
     step, _, variables = load_weights(workdir, str(config.evaluate.checkpoint), config)
@@ -152,8 +150,8 @@ def _box_robustness(predict, boxes, targets) -> dict[str, dict[str, float]]:
             for share in _BOX_ERRORS
         }
         for name, change in (
-            ("shift", tta.shifted_boxes),
-            ("scale", tta.scaled_boxes),
+            ("shift", shifted_boxes),
+            ("scale", scaled_boxes),
         )
     }
 
@@ -212,4 +210,4 @@ def _draw(path, chosen, records, points, targets):
         dots.append(geometry.apply(crop_from_image, points[i]))
         truths.append(geometry.apply(crop_from_image, targets[i]))
         titles.append(f"line {records[i].line}: NME {100 * errors[i]:.1f} %")
-    plots.draw_predictions(path, crops, np.stack(dots), np.stack(truths), titles)
+    plots.draw_faces(path, crops, np.stack(dots), titles, targets=np.stack(truths))

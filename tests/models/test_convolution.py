@@ -6,18 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from support.networks import plain_convolution
 
 from flm_jax.models.layers.convolution import PointwiseConv, convolve
-
-
-def plain(x, kernel, stride):
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -27,7 +18,7 @@ def test_the_gradients_are_those_of_the_plain_convolution(size, stride):
         rng = np.random.default_rng(0)
         x = jnp.asarray(rng.normal(size=(2, *size, 3)))
         kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)))
-        expected, plain_vjp = jax.vjp(lambda x, k: plain(x, k, stride), x, kernel)
+        expected, plain_vjp = jax.vjp(lambda x, k: plain_convolution(x, k, stride), x, kernel)
         found, vjp = jax.vjp(
             lambda x, k: convolve(x, k, (stride, stride), [(1, 1), (1, 1)]), x, kernel
         )
@@ -45,7 +36,9 @@ def test_an_exported_one_takes_any_number_of_images():
     exported = export.export(step, platforms=["cpu", "cuda", "tpu"])(images)
     for batch in (1, 4):
         x = jnp.asarray(rng.normal(size=(batch, 5, 5, 64)), jnp.float32)
-        np.testing.assert_allclose(exported.call(x), plain(x, kernel, 1), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(
+            exported.call(x), plain_convolution(x, kernel, 1), rtol=1e-4, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -6,23 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.networks import random_variables
 
 from flm_jax.models.network import LandmarkRegressor
 from flm_jax.models.resnet import ResNet
-
-
-def random_variables(model, images, seed=0):
-    """Variables that are all non-trivial, running means and variances included."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    rng = np.random.default_rng(seed)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: (
-            rng.uniform(0.5, 1.5, leaf.shape)
-            if path[-1].key in ("scale", "var")
-            else rng.normal(0, 0.3, leaf.shape)
-        ).astype(np.float32),
-        shapes,
-    )
 
 
 def conv(x, kernel, stride):

@@ -1,37 +1,20 @@
-import contextlib
-import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
+from support.networks import load_evaluation, make_config, make_state, save_state
 
-from configs import demo
 from flm_jax import geometry, landmarks
-from flm_jax.config import build, schema
-from flm_jax.config.weights import load_weights
+from flm_jax.config import build, schema, weights
+from flm_jax.config.weights import load_weights, trained_config
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
 from flm_jax.evaluation.faces import predict_faces
 from flm_jax.evaluation.report import format_table
 from flm_jax.modes import evaluate
-from flm_jax.runtime.checkpoint import Checkpoints
-from flm_jax.runtime.devices import replicated
-from flm_jax.training.state import Progress, create_train_state
 
 NO_WEIGHTS: dict = {}
 PASSED = ("landmarks", "index", "mask", "image_from_crop")
-
-
-def make_config(faces_root):
-    config = demo.get_config()
-    config.batch_size = 8
-    config.data.root = str(faces_root)
-    config.data.drawn.train = 0
-    config.data.image_size = 32
-    config.model.backbone.stage_sizes = (1,)
-    config.model.backbone.width = 4
-    return config
 
 
 def with_everything(config):
@@ -47,11 +30,7 @@ def evaluated(tmp_path_factory, faces_root):
     """A work folder with random weights, evaluated."""
     workdir = tmp_path_factory.mktemp("work")
     config = make_config(faces_root)
-    model = build.build_model(config)
-    optimizer = build.build_optimizer(config, lambda step: 1e-3)
-    state = create_train_state(model, optimizer, jax.random.key(0), 32, replicated())
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, Progress(0), schema.as_json(config), 1.0)
+    save_state(workdir, config, make_state(config)[1])
     evaluate.run(config, workdir)
     return workdir, config
 
@@ -66,13 +45,8 @@ def thorough(evaluated):
     return workdir, config
 
 
-def load(workdir, suffix=""):
-    figures = json.loads((workdir / f"evaluation{suffix}.json").read_text())
-    return figures, np.load(workdir / f"predictions{suffix}.npz", allow_pickle=False)
-
-
 def test_every_face_of_the_list_is_there_once_in_order(evaluated, test_records):
-    figures, arrays = load(evaluated[0])
+    figures, arrays = load_evaluation(evaluated[0])
     assert figures["split"] == "test"
     assert figures["box"] == "rectangle"
     assert figures["num_faces"] == len(test_records)
@@ -83,7 +57,7 @@ def test_every_face_of_the_list_is_there_once_in_order(evaluated, test_records):
 
 
 def test_figures_agree_with_ten_lines_of_numpy(evaluated, test_records):
-    figures, arrays = load(evaluated[0])
+    figures, arrays = load_evaluation(evaluated[0])
     attributes = np.stack([record.attributes for record in test_records])
     names = ["pose", "expression", "illumination", "makeup", "occlusion", "blur"]
     assert list(figures["subsets"]) == names
@@ -105,7 +79,7 @@ def test_figures_agree_with_ten_lines_of_numpy(evaluated, test_records):
 
 
 def test_the_loss_is_wing_in_the_rectangles_crop(evaluated, test_records):
-    figures, arrays = load(evaluated[0])
+    figures, arrays = load_evaluation(evaluated[0])
     losses = []
     for record, prediction in zip(test_records, arrays["landmarks"], strict=True):
         width, height = record.box[2:] - record.box[:2] + 20
@@ -116,7 +90,7 @@ def test_the_loss_is_wing_in_the_rectangles_crop(evaluated, test_records):
 
 
 def test_the_mean_shape_is_that_of_all_training_faces(evaluated, train_records, test_records):
-    figures, _ = load(evaluated[0])
+    figures, _ = load_evaluation(evaluated[0])
     relative = [(r.landmarks - r.box[:2]) / (r.box[2:] - r.box[:2]) for r in train_records]
     shape = np.mean(relative, axis=0)
     guesses = np.stack([r.box[:2] + shape * (r.box[2:] - r.box[:2]) for r in test_records])
@@ -127,13 +101,13 @@ def test_the_mean_shape_is_that_of_all_training_faces(evaluated, train_records, 
 
 def test_figures_do_not_depend_on_the_batch_size(evaluated, tmp_path):
     workdir, config = evaluated
-    figures, _ = load(workdir)
+    figures, _ = load_evaluation(workdir)
     config = config.copy_and_resolve_references()
     config.batch_size = 16
     other = tmp_path / "work"  # The rounding may: other tests expect that of the first.
     shutil.copytree(workdir, other)
     evaluate.run(config, other)
-    again, _ = load(other)
+    again, _ = load_evaluation(other)
     assert again["nme"] == pytest.approx(figures["nme"], rel=1e-5)
 
 
@@ -143,19 +117,45 @@ def test_a_subset_list_has_files_and_figures_of_its_own(evaluated, test_records)
     config = config.copy_and_resolve_references()
     config.evaluate.split = "blur"
     evaluate.run(config, workdir)
-    figures, arrays = load(workdir, "_blur")
+    figures, arrays = load_evaluation(workdir, "_blur")
     expected = [record.line for record in test_records if record.attributes[5]]
     np.testing.assert_array_equal(arrays["line"], expected)
-    assert figures["nme"] == pytest.approx(load(workdir)[0]["subsets"]["blur"]["nme"], rel=1e-5)
+    assert figures["nme"] == pytest.approx(
+        load_evaluation(workdir)[0]["subsets"]["blur"]["nme"], rel=1e-5
+    )
     assert (workdir / "evaluation.json").read_bytes() == whole
 
 
 def test_the_table_names_every_subset_and_the_mean_shape(evaluated):
-    figures, _ = load(evaluated[0])
+    figures, _ = load_evaluation(evaluated[0])
     table = format_table(figures)
     for name in ("test, all", "pose", "blur", "NME %", "FR10 %", "AUC10", "loss"):
         assert name in table
     assert table.splitlines()[-1] == f"mean shape NME {figures['nme_mean_shape']:.2f} %"
+
+
+def test_the_training_knows_all_that_is_not_given(evaluated):
+    workdir, config = evaluated
+    found = trained_config(workdir, {"evaluate.split": "blur", "evaluate.boxes": ("landmarks",)})
+    assert found.evaluate.split == "blur"
+    assert list(found.evaluate.boxes) == ["landmarks"]
+    found.evaluate = config.evaluate
+    assert schema.as_json(found) == schema.as_json(config)
+    with pytest.raises(InputError, match=r"config.evaluate has unknown keys \['slpit'\]"):
+        schema.check(trained_config(workdir, {"evaluate.slpit": "blur"}))
+
+
+def test_a_key_that_is_new_since_the_training_has_its_default(evaluated, tmp_path, monkeypatch):
+    workdir, _ = evaluated
+    base = weights.base_config
+
+    def newer():
+        found = base()
+        found.evaluate.new = 3
+        return found
+
+    monkeypatch.setattr(weights, "base_config", newer)
+    assert trained_config(workdir, {}).evaluate.new == 3
 
 
 def test_an_unknown_split_is_an_error(evaluated):
@@ -229,7 +229,7 @@ def assert_figures(row, prediction, target):
 
 
 def test_every_protocols_figures_agree_with_numpy(thorough):
-    figures, arrays = load(thorough[0], "_train")
+    figures, arrays = load_evaluation(thorough[0], "_train")
     assert_figures(figures, arrays["landmarks"], arrays["target"])
     assert list(figures["protocols"]) == ["rectangle", "landmarks"]
     for box, kinds in figures["protocols"].items():
@@ -245,21 +245,21 @@ def test_every_protocols_figures_agree_with_numpy(thorough):
 def test_the_top_level_figures_do_not_depend_on_the_protocols(evaluated, tmp_path):
     workdir, config = tmp_path / "work", evaluated[1]
     shutil.copytree(evaluated[0], workdir)
-    figures, _ = load(workdir)
+    figures, _ = load_evaluation(workdir)
     assert figures["protocols"] == figures["box_robustness"] == {}
     evaluate.run(with_everything(config), workdir)
-    again, arrays = load(workdir)
+    again, arrays = load_evaluation(workdir)
     for key in ("nme", "fr10", "auc10", "loss", "subsets", "nme_mean_shape", "groups"):
         assert again[key] == figures[key]
     evaluate.run(config, workdir)
-    np.testing.assert_array_equal(load(workdir)[1]["landmarks"], arrays["landmarks"])
+    np.testing.assert_array_equal(load_evaluation(workdir)[1]["landmarks"], arrays["landmarks"])
 
 
 def test_the_landmarks_protocol_crops_around_the_true_points(thorough):
     """The network is the same, so its points in the crop land where the box of the truth is."""
     workdir, config = thorough
     config = config.copy_and_resolve_references()
-    _, arrays = load(workdir, "_train")
+    _, arrays = load_evaluation(workdir, "_train")
     splits = build.read_splits(config, workdir)
     batches = build.evaluation_batches(config, splits.training, box="landmarks")
     variables = load_weights(workdir, "best", config).variables
@@ -288,7 +288,7 @@ def test_a_mirrored_look_finds_the_faces_as_they_are(test_records, faces_root):
 
 
 def test_box_errors_grow_from_boxes_of_the_stated_size(thorough):
-    figures, _ = load(thorough[0], "_train")
+    figures, _ = load_evaluation(thorough[0], "_train")
     for row in figures["box_robustness"].values():
         assert list(row) == ["5", "10", "20"]
         assert all(np.isfinite(error) for error in row.values())
@@ -298,7 +298,7 @@ def test_box_errors_grow_from_boxes_of_the_stated_size(thorough):
 
 
 def test_the_table_has_every_protocol_and_box_error(thorough):
-    table = format_table(load(thorough[0], "_train")[0])
+    table = format_table(load_evaluation(thorough[0], "_train")[0])
     for name in (
         "box rectangle, tta",
         "box landmarks, plain",

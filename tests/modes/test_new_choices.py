@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from test_evaluate import load, make_config
+from support.networks import load_evaluation, make_config
 
 from flm_jax.models.heads import HEADS, Head
 from flm_jax.models.network import BACKBONES
@@ -66,7 +66,7 @@ def test_a_toy_head_and_backbone_train_evaluate_predict_and_export(
     config, test_records, faces_root, tmp_path
 ):
     train.run(config, tmp_path)  # Ends with the evaluation.
-    figures, arrays = load(tmp_path)
+    figures, arrays = load_evaluation(tmp_path)
     assert np.isfinite(figures["nme"])
     assert ((arrays["confidence"] > 0) & (arrays["confidence"] < 1)).all()
     for record, radius in zip(test_records, arrays["radius"], strict=True):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from test_evaluate import make_config
+from support.networks import make_config
 
 from flm_jax.config import build
 from flm_jax.evaluation import plots

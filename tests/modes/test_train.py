@@ -2,82 +2,19 @@
 
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
-TINY = [
-    "--config.batch_size=16",
-    "--config.num_epochs=4",
-    "--config.data.drawn.train=0",
-    "--config.data.image_size=32",
-    "--config.data.num_threads=1",
-    "--config.model.backbone.stage_sizes=(1,)",
-    "--config.model.backbone.width=4",
-    "--config.log.every_steps=1",
-]
-
-
-def start(*arguments, config="demo", devices=1, program="launch.py", environment=()):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    name, colon, rung = config.partition(":")
-    return subprocess.Popen(
-        [sys.executable, program, f"--config=configs/{name}.py{colon}{rung}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **dict(environment)},
-        start_new_session=True,  # so that a test can signal the whole group, as a terminal does
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def run(*arguments, **settings):
-    process = start(*arguments, **settings)
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
-
-
-def tiny(faces_root, workdir, *arguments):
-    return (
-        *(f"--workdir={workdir}", f"--config.data.root={faces_root}", *TINY),
-        f"--config.compilation_cache={faces_root.parent / 'compiled'}",
-        *arguments,
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(faces_root, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained")
-    code, output = run(*tiny(faces_root, workdir))
-    assert code == 0, output
-    return workdir, output
-
-
-def read_state(workdir):
-    step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    handler = ocp.StandardCheckpointer()
-    return step, handler.restore(workdir / "checkpoints" / str(step) / "state")
-
-
-def read_log(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    measured = ("images_per_second", "time")
-    return [{k: v for k, v in row.items() if k not in measured} for row in rows]
+from support.launches import count_lines, read_log, read_state, run, start, steps_in, tiny, wait_for
 
 
 def test_a_run_leaves_what_it_promises(trained):
-    workdir, output = trained
+    workdir, output = trained, (trained.parent / "output.txt").read_text()
     names = {path.name for path in workdir.iterdir()}
     promised = {"config.json", "checkpoints", "metrics.jsonl", "loss_curve.png"}
     promised |= {"predictions.png", "evaluation.json", "predictions.npz"}
@@ -90,7 +27,7 @@ def test_a_run_leaves_what_it_promises(trained):
 
 
 def test_the_log_has_every_step_and_every_epoch(trained):
-    rows = read_log(trained[0])
+    rows = read_log(trained)
     steps = [row["step"] for row in rows if "loss" in row]
     epochs = [row for row in rows if "epoch" in row]
     assert steps == list(range(1, len(steps) + 1))
@@ -103,14 +40,6 @@ def test_the_log_has_every_step_and_every_epoch(trained):
     assert all(row["validation_loss"] > 0 and row["validation_nme"] > 0 for row in epochs)
 
 
-def wait_for(process, condition):
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def interrupt(process, signal_group=False):
     (os.killpg if signal_group else os.kill)(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
@@ -119,17 +48,12 @@ def interrupt(process, signal_group=False):
     return output
 
 
-def count_lines(path):
-    return len(path.read_text().splitlines()) if path.exists() else 0
-
-
 def test_an_interrupted_run_continues_bit_for_bit(trained, faces_root, tmp_path):
-    workdir, _ = trained
     process = start(*tiny(faces_root, tmp_path))
     wait_for(process, lambda: count_lines(tmp_path / "metrics.jsonl") >= 2)
     assert "stopped by SIGINT after step" in interrupt(process)
     stopped, _ = read_state(tmp_path)
-    last, expected = read_state(workdir)
+    last, expected = read_state(trained)
     assert 0 < stopped < last
 
     code, output = run(*tiny(faces_root, tmp_path))
@@ -142,25 +66,23 @@ def test_an_interrupted_run_continues_bit_for_bit(trained, faces_root, tmp_path)
     assert structure == expected_structure
     for a, b in zip(leaves, expected_leaves, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert read_log(tmp_path) == read_log(workdir)
-    evaluations = [(folder / "evaluation.json").read_text() for folder in (tmp_path, workdir)]
+    assert read_log(tmp_path) == read_log(trained)
+    evaluations = [(folder / "evaluation.json").read_text() for folder in (tmp_path, trained)]
     assert evaluations[0] == evaluations[1]
 
 
 def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_were_not(trained, faces_root, tmp_path):
     """The first step of an epoch of two is the middle of it, whatever the machine's speed."""
-    workdir, _ = trained
     kept = ["--config.checkpoint.every_steps=1", "--config.checkpoint.keep_last=100"]
     code, output = run(*tiny(faces_root, tmp_path, *kept))
     assert code == 0, output
-    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert steps == list(range(1, 9))
-    for step in steps[3:]:
+    assert steps_in(tmp_path) == list(range(1, 9))
+    for step in range(4, 9):
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
     code, output = run(*tiny(faces_root, tmp_path, "--config.data.num_workers=2"))
     assert code == 0, output
     assert "continuing after step 3" in output
-    assert read_log(tmp_path) == read_log(workdir)
+    assert read_log(tmp_path) == read_log(trained)
 
 
 def test_averages_accumulation_and_augmentation_continue_too(faces_root, tmp_path):
@@ -205,13 +127,14 @@ def test_two_devices_train_what_one_does(trained, faces_root, tmp_path):
     assert code == 0, output
     assert "on 2 cpu device(s)" in output
     # The learning rate's schedule depends on the epochs, so the first step alone is the same.
-    first, expected = read_log(tmp_path)[0], read_log(trained[0])[0]
+    first, expected = read_log(tmp_path)[0], read_log(trained)[0]
     assert first["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert first["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
 
 
-def test_validation_is_that_of_the_validation_faces(trained, faces_root):
-    workdir, _ = trained
+def test_validation_is_that_of_the_validation_faces(trained, faces_root, tmp_path):
+    workdir = tmp_path / "work"
+    shutil.copytree(trained, workdir)
     code, output = run(
         *tiny(faces_root, workdir, "--mode=evaluate"),
         *["--config.evaluate.split=validation", "--config.evaluate.checkpoint=last"],
@@ -239,8 +162,7 @@ def test_the_best_epoch_is_kept_and_evaluated(faces_root, tmp_path, monkeypatch)
         lambda *_: {"validation_loss": next(losses), "validation_nme": 1.0},
     )
     train.run(config, tmp_path)
-    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert steps == [4, 8]
+    assert steps_in(tmp_path) == [4, 8]
     assert json.loads((tmp_path / "evaluation.json").read_text())["step"] == 4
 
 
@@ -254,8 +176,9 @@ def test_a_diverged_run_stops_and_keeps_what_was_good(faces_root, tmp_path):
     assert "Traceback" not in output
 
 
-def test_a_finished_run_only_evaluates_again(trained, faces_root):
-    workdir, _ = trained
+def test_a_finished_run_only_evaluates_again(trained, faces_root, tmp_path):
+    workdir = tmp_path / "work"
+    shutil.copytree(trained, workdir)
     before = read_log(workdir)
     code, output = run(*tiny(faces_root, workdir))
     assert code == 0, output
@@ -264,8 +187,9 @@ def test_a_finished_run_only_evaluates_again(trained, faces_root):
     assert read_log(workdir) == before
 
 
-def test_another_recipe_in_a_used_work_folder_is_refused(trained, faces_root):
-    workdir, _ = trained
+def test_another_recipe_in_a_used_work_folder_is_refused(trained, faces_root, tmp_path):
+    workdir = tmp_path / "work"
+    shutil.copytree(trained, workdir)
     before = (workdir / "config.json").read_bytes()
     code, output = run(*tiny(faces_root, workdir, "--config.loss.width=10.0"))
     assert code == 1

@@ -8,8 +8,7 @@ import re
 import time
 
 import pytest
-from test_resume import read_checkpoint
-from test_train import count_lines, read_log, run, start, tiny
+from support.launches import count_lines, read_checkpoint, read_log, run, start, tiny
 
 COMMITTED = re.compile(r"^\d+$")
 

@@ -8,8 +8,17 @@ import socket
 
 import numpy as np
 import pytest
-from test_resume import EVERY_STEP, steps_in
-from test_train import count_lines, read_log, run, start, tiny, wait_for
+from support.launches import (
+    EVERY_STEP,
+    copy_until,
+    count_lines,
+    read_log,
+    run,
+    start,
+    steps_in,
+    tiny,
+    wait_for,
+)
 
 from flm_jax.data import wflw
 
@@ -117,20 +126,13 @@ def test_only_one_writes_and_prints(together, alone):
     assert "mean shape NME" not in outputs[1]
 
 
-def keep_until(step, source, workdir):
-    shutil.copytree(source, workdir)
-    for folder in (workdir / "checkpoints").iterdir():
-        if int(folder.name) > step:
-            shutil.rmtree(folder)
-
-
 @pytest.mark.parametrize("to_two", [True, False])
 def test_a_checkpoint_moves_between_one_process_and_two(
     alone, together, faces_root, tmp_path, to_two
 ):
     source = alone if to_two else together[0]
     workdir = tmp_path / "work"
-    keep_until(3, source, workdir)
+    copy_until(3, source, workdir)
     arguments = tiny(faces_root, workdir, *EVERY_STEP)
     if to_two:
         outputs = finish(start_two(arguments))

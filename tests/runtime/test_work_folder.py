@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from test_signals import children
-from test_train import count_lines, run, start, tiny, wait_for
+from support.launches import READ_ONLY_CACHE, children, count_lines, run, start, tiny, wait_for
 
 from flm_jax.runtime import work_folder
 
@@ -17,7 +16,7 @@ LONG = "--config.num_epochs=500"
 
 
 def test_a_second_run_is_refused_with_the_first_ones_process_and_host(faces_root, tmp_path):
-    first = start(*tiny(faces_root, tmp_path, LONG))
+    first = start(*tiny(faces_root, tmp_path, LONG), environment=READ_ONLY_CACHE)
     wait_for(first, lambda: count_lines(tmp_path / "metrics.jsonl") >= 1)
     before = json.loads((tmp_path / "config.json").read_text())
     code, output = run(*tiny(faces_root, tmp_path, "--config.num_epochs=600"))
@@ -32,7 +31,8 @@ def test_a_second_run_is_refused_with_the_first_ones_process_and_host(faces_root
 
 
 def test_the_lock_dies_with_its_owner_though_orphans_live(faces_root, tmp_path):
-    first = start(*tiny(faces_root, tmp_path, LONG, "--config.data.num_workers=2"))
+    arguments = tiny(faces_root, tmp_path, LONG, "--config.data.num_workers=2")
+    first = start(*arguments, environment=READ_ONLY_CACHE)
     wait_for(first, lambda: count_lines(tmp_path / "metrics.jsonl") >= 1)
     workers = children(first.pid)
     # Stopped, they can't notice that they are orphans.
@@ -42,7 +42,7 @@ def test_the_lock_dies_with_its_owner_though_orphans_live(faces_root, tmp_path):
         first.kill()
         first.wait(timeout=120)
         assert all(os.path.exists(f"/proc/{worker}") for worker in workers)
-        second = start(*tiny(faces_root, tmp_path, LONG))
+        second = start(*tiny(faces_root, tmp_path, LONG), environment=READ_ONLY_CACHE)
         wait_for(second, lambda: json.loads(read_lock(tmp_path))["pid"] == second.pid)
         second.kill()
         second.communicate(timeout=120)

@@ -1,27 +1,10 @@
 import contextlib
-import struct
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from support.launches import read_events
 
 from flm_jax.errors import InputError
 from flm_jax.training.metrics_writer import MetricsWriter, read_metrics
-
-
-def read_events(workdir):
-    """(step, name, value, time) of every scalar in TensorBoard's files."""
-    scalars = []
-    for path in sorted(workdir.glob("events.out.tfevents.*")):
-        content = path.read_bytes()
-        while content:
-            (length,) = struct.unpack("<Q", content[:8])
-            event = Event.FromString(content[12 : 12 + length])
-            content = content[16 + length :]
-            scalars += [
-                (event.step, value.tag, value.simple_value, event.wall_time)
-                for value in event.summary.value
-            ]
-    return scalars
 
 
 def write(workdir, start, steps):

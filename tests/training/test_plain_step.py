@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from test_step import FACE_LOSS, SIZE, in_float64, make_batch
+from support.networks import FACE_LOSS, SIZE, in_float64, make_batch
 
 from flm_jax.models import resnet
 from flm_jax.models.network import LandmarkRegressor

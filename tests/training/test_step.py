@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.networks import FACE_LOSS, SIZE, in_float64, make_batch
 
 from flm_jax.models.heads import LaplaceHead
 from flm_jax.models.network import LandmarkRegressor
@@ -19,8 +20,6 @@ from flm_jax.training import step as steps
 from flm_jax.training.losses import make_face_loss
 from flm_jax.training.state import TrainState, create_train_state
 
-SIZE = 32
-FACE_LOSS = make_face_loss("wing", reference_size=224, image_size=SIZE, width=5.0, curvature=0.5)
 ADAM = optax.adam(1e-3)
 
 
@@ -28,17 +27,6 @@ def make_model(dtype=jnp.float32):
     return LandmarkRegressor(
         ResNet(stage_sizes=(1, 1), bottleneck=False, width=4, dtype=dtype, axis_name=AXIS)
     )
-
-
-def make_batch(size=16, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "image": rng.normal(size=(size, SIZE, SIZE, 3)).astype(np.float32),
-        "landmarks": rng.uniform(0, SIZE, (size, 98, 2)).astype(np.float32),
-        "image_from_crop": rng.normal(size=(size, 2, 3)).astype(np.float32),
-        "index": np.arange(size, dtype=np.int32),
-        "mask": np.ones(size, np.float32),
-    }
 
 
 @functools.cache
@@ -76,12 +64,6 @@ def train(devices, state, batches, model):
         state, scalars = step(state, split_over_devices(batch, devices))
         losses.append(float(scalars["loss"]))
     return state, losses
-
-
-def in_float64(tree):
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, np.float64 if leaf.dtype == np.float32 else leaf.dtype), tree
-    )
 
 
 def test_eight_devices_compute_what_one_does():
