@@ -81,7 +81,7 @@ def test_an_absurd_size_is_refused_before_it_is_decoded(tmp_path, test_records, 
     path = tmp_path / "bomb"
     path.write_bytes(content)
     record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
-    with pytest.raises(ImageError, match="can't be decoded|not a picture"):
+    with pytest.raises(ImageError, match="can't be decoded|not an image"):
         read_record_image(record)
 
 
@@ -205,15 +205,15 @@ def watch(event, arguments):
         raise SystemExit(f"{event} {arguments}")
 watching = []
 sys.addaudithook(watch)
-from flm_jax.runtime.checkpoint import Checkpoints
-restore = Checkpoints.restore
-def restore_watched(*arguments):
+from flm_jax.runtime.restore import SavedCheckpoints
+restore = SavedCheckpoints._restore
+def restore_watched(*arguments, **items):
     watching.append(1)
     try:
-        return restore(*arguments)
+        return restore(*arguments, **items)
     finally:
         watching.clear()
-Checkpoints.restore = restore_watched
+SavedCheckpoints._restore = restore_watched
 runpy.run_path("launch.py", run_name="__main__")
 """
 

@@ -170,7 +170,9 @@ def _gather(graph, eqn, x, starts):
     axes = numbers.start_index_map
     ends = [start + sizes[axis] for start, axis in zip(starts, axes, strict=True)]
     cut = starts, ends, [x.order.index(axis) for axis in axes]
-    name = graph.add("Slice", x.name, *(graph.constant(np.int64(values)) for values in cut))
+    name = graph.add(
+        "Slice", x.name, *(graph.constant(np.asarray(values, np.int64)) for values in cut)
+    )
     return _reshape(graph, eqn, Tensor(name, x.order))
 
 

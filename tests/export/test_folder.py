@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from flm_jax.errors import InputError
-from flm_jax.export import folder, page
+from flm_jax.export import folder
 
 WASM = "browser/vendor/ort-wasm-simd-threaded.wasm"
 
@@ -19,8 +19,8 @@ def write(tmp_path, model=b"a network"):
     return folder.write(tmp_path / "export", {"landmarks.onnx": model}, model, {"input": {}})
 
 
-def make_npm(folder, script):
-    path = folder / "npm"
+def make_npm(where, script):
+    path = where / "npm"
     path.write_text(f"#!{sys.executable}\n{script}")
     path.chmod(0o755)
 
@@ -28,8 +28,8 @@ def make_npm(folder, script):
 @pytest.fixture
 def npm(tmp_path, monkeypatch):
     """An npm whose package holds the pinned files, each with its own name in it."""
-    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in page._RUNTIME}
-    monkeypatch.setattr(page, "_RUNTIME", digests)
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in folder._RUNTIME}
+    monkeypatch.setattr(folder, "_RUNTIME", digests)
     make_npm(
         tmp_path,
         f"""
@@ -99,7 +99,7 @@ def test_a_failed_write_leaves_the_folder_as_it_was(
     write(tmp_path)
     (tmp_path / "export" / WASM).unlink()
     before = contents()
-    monkeypatch.setattr(page, "fetch_runtime", fetch)
+    monkeypatch.setattr(folder, "_fetch_runtime", fetch)
     with pytest.raises(seen, match=message):
         write(tmp_path, b"a better network")
     assert contents() == before
