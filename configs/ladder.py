@@ -2,9 +2,9 @@
 
     python launch.py --config configs/ladder.py:RUNG --config.data.root=FOLDER --workdir WORKDIR
 
-RUNG is a name in `CHANGES`; it has the changes down to that name. README has the outcomes so far.
-All have 20 epochs, the same faces and the same validation faces; --config.seed=1 repeats them
-otherwise.
+RUNG is a name in `CHANGES`; it has the changes down to that name. docs/results.md has the outcomes
+so far. All have 20 epochs, the same faces and the same validation faces; --config.seed=1 repeats
+them otherwise.
 """
 
 from collections.abc import Callable

@@ -2,10 +2,11 @@
 
     python launch.py --config configs/wflw_resnet50.py
 
-Needs WFLW in `data/WFLW` (README). That project starts from torchvision's ImageNet weights and
-reports a test loss of 10.1; no weights are shipped here, so `model.pretrained` is '' and training
-starts from random ones. Not yet measured on WFLW, nor at 224 px. At 64 px on faces98 (README), two
-CPU cores take under an hour for 742 steps (18 epochs), and the test NME is then 12.29 %.
+Needs WFLW in `data/WFLW` (docs/data.md). That project starts from torchvision's ImageNet weights
+and reports a test loss of 10.1; no weights are shipped here, so `model.pretrained` is '' and
+training starts from random ones. Not yet measured on WFLW, nor at 224 px. At 64 px on faces98, two
+CPU cores take under an hour for 742 steps (18 epochs), and the test NME is then 12.29 %
+(docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,10 @@
     python launch.py --config configs/wflw_resnet50_strong.py
     python launch.py --config configs/wflw_resnet50_strong.py --mode preview
 
-Needs WFLW in `data/WFLW` (README). With `--config.model.pretrained=FILE` it starts from ImageNet
-weights, and then `--config.optimizer.backbone_lr_scale=0.3` keeps more of them. Not yet measured.
+Needs WFLW in `data/WFLW` (docs/data.md). With `--config.model.pretrained=FILE` it starts from
+ImageNet weights, and then `--config.optimizer.backbone_lr_scale=0.3` keeps more of them. Not yet
+measured on WFLW. On faces98, 40 epochs in bfloat16 have a validation NME of 6.28 %
+(docs/results.md, on a GPU).
 """
 
 from ml_collections import ConfigDict

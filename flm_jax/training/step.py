@@ -198,7 +198,7 @@ _CPU_TRAINING = {
 }
 
 # YNNPACK gets nothing here: with a reduction it would take the convolutions before it too, and its
-# own are slower than XLA's, or than oneDNN's, where XLA_FLAGS ask for those (README).
+# own are slower than XLA's, or than oneDNN's, where XLA_FLAGS ask for those (docs/performance.md).
 _CPU_EVALUATION = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 

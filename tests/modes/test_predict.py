@@ -1,20 +1,16 @@
 """`--mode predict`, LandmarkPredictor and the documented examples, with a tiny network."""
 
 import json
-import re
 import shutil
 
-import cv2
 import numpy as np
 import pytest
 from support.launches import ROOT, run
 from support.networks import make_config, make_state, save_state
 
-from flm_jax import geometry
 from flm_jax.config import build
 from flm_jax.data import wflw
 from flm_jax.data.images import read_record_image
-from flm_jax.drawing import video
 from flm_jax.errors import InputError
 from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.modes import evaluate, predict
@@ -126,28 +122,3 @@ def test_the_command_reports_a_broken_image_by_its_exit_code(work, test_records,
     assert "one image or box could not be used" in output
     assert "Traceback" not in output
     assert len(json.loads((tmp_path / "out/landmarks.json").read_text())) == 1
-
-
-PAGES = "".join(page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
-SNIPPETS = re.findall(r"```python\n(.*?)```", PAGES, re.DOTALL)
-SNIPPETS = sorted(snippet for snippet in SNIPPETS if "LandmarkPredictor" in snippet)
-
-
-@pytest.mark.parametrize("number", range(3))
-def test_the_documented_examples_run(work, tmp_path, monkeypatch, number):
-    shutil.copytree(work[0], tmp_path / "runs/demo")
-    video.draw_video(tmp_path / "a.avi", frames=1)
-    image = cv2.VideoCapture(str(tmp_path / "a.avi")).read()[1]
-    cv2.imwrite(str(tmp_path / "face.jpg"), image)
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    exec(SNIPPETS[number], names)
-    landmarks = names["landmarks"]
-    assert landmarks.shape == (1, 98, 2)
-    box = geometry.bounding_box(landmarks[0])
-    assert (box[:2] > 0).all()
-    assert (box[2:] < image.shape[1::-1]).all()
-    for path in ("pose.jpg", "filter.jpg"):
-        if path in SNIPPETS[number]:
-            shown = cv2.imread(path).astype(int)
-            assert np.abs(shown - cv2.imread("face.jpg")).max() > 60
