@@ -1,9 +1,9 @@
-"""How far the page's points lie from Python's, on the faces of an evaluated and exported run.
+"""The distance of the page's points from Python's, on the faces of an evaluated and exported run.
 
     PYTHONPATH=. python tests/measure_browser.py WORKDIR ROOT
 
 WORKDIR has predictions.npz and export/browser, ROOT is the data's folder in WFLW's layout. Needs
-chromium and chromedriver. Prints the largest distances of a coordinate, in pixels of the pictures.
+chromium and chromedriver. Prints the largest distances of a coordinate, in image pixels.
 """
 
 import sys
@@ -11,8 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from test_page import FOUND, SETTLED, points_of, serve, type_box
-from webdriver import Browser
+from webdriver import FOUND, SETTLED, Browser, points_of, serve, type_box
 
 from flm_jax.data import wflw
 

@@ -1,12 +1,23 @@
-"""A headless Chromium, driven by chromedriver over the W3C's WebDriver protocol."""
+"""A headless Chromium, driven by chromedriver over the W3C's WebDriver protocol, and the exported
+page in it."""
 
 import base64
+import contextlib
+import functools
+import http.server
 import json
 import re
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
+
+import numpy as np
+
+# Of the page: it has found points; it waits for a person.
+FOUND = "return document.body.dataset.state === 'found'"
+SETTLED = "return ['ready', 'failed', 'found'].includes(document.body.dataset.state)"
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name of an element's number
 _ARGUMENTS = [
@@ -20,13 +31,14 @@ _ARGUMENTS = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
     "--force-prefers-reduced-motion",
+    "--window-size=1280,860",
 ]
 
 
 class Browser:
     """A window of 1280 x 860 px. `profile` is an empty folder of its own."""
 
-    def __init__(self, profile, *arguments):
+    def __init__(self, profile):
         self._driver = subprocess.Popen(
             ["chromedriver", "--port=0"],
             stdout=subprocess.PIPE,
@@ -39,21 +51,12 @@ class Browser:
             if (found := re.search(r"successfully on port (\d+)", line))
         )
         self._url = f"http://127.0.0.1:{port}/session"
-        options = {
-            "args": [
-                *_ARGUMENTS,
-                "--window-size=1280,860",
-                f"--user-data-dir={profile}",
-                *arguments,
-            ]
-        }
         capabilities = {
-            "alwaysMatch": {
-                "goog:chromeOptions": options,
-                "goog:loggingPrefs": {"browser": "ALL"},
-            }
+            "goog:chromeOptions": {"args": [*_ARGUMENTS, f"--user-data-dir={profile}"]},
+            "goog:loggingPrefs": {"browser": "ALL"},
         }
-        self._url += "/" + self._call("", {"capabilities": capabilities})["sessionId"]
+        session = self._call("", {"capabilities": {"alwaysMatch": capabilities}})
+        self._url += f"/{session['sessionId']}"
 
     def close(self):
         try:
@@ -117,3 +120,37 @@ class Browser:
                 return json.load(response)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(json.load(error)["value"]["message"]) from None
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serve(folder):
+    """The address of a static server for the folder."""
+    handler = functools.partial(_Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def type_box(browser, box):
+    """Types a box into the page's fields and waits for its points."""
+    for name, side in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
+        browser.type(f"#{name}", f"{side}\n")
+    browser.wait(FOUND)
+
+
+def points_of(browser):
+    """The points in the page's table, f64[98, 2]: what a person reads."""
+    browser.run("document.getElementById('coordinates').open = true")
+    browser.wait("return document.getElementById('points').rows.length === 98")
+    rows = browser.run(
+        "return [...document.getElementById('points').rows]"
+        ".map((row) => [...row.cells].map((cell) => cell.textContent))"
+    )
+    assert [row[0] for row in rows] == [str(i) for i in range(98)]
+    return np.array([[float(row[2]), float(row[3])] for row in rows])

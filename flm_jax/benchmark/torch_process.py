@@ -1,70 +1,76 @@
-"""The process of `benchmark_torch`: started, asked, and ended with this one."""
+"""PyTorch's steps in a process of their own: thread pools in one would be in each other's way."""
 
+import concurrent.futures
 import contextlib
 import importlib.util
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any
 
-from flm_jax.benchmark.timing import peak_bytes_of
+from flm_jax.data.workers import start_worker
 from flm_jax.errors import InputError
 
 LOSSES = ("wing", "l1", "smooth_l1")  # of ours that it knows
 
 
-class TorchProcess:
-    """PyTorch's steps, warmed up; it idles while it is not asked.
-
-    Attributes:
-        about: its version, the memory layouts that it chose, and its memory at most, where the
-            system tells: with each of its steps in both layouts.
-    """
-
-    def __init__(self, process: subprocess.Popen, job: dict[str, Any]):
-        self._process = process
-        self.about = self._ask(job)
-        self.about["host_peak_bytes"] = peak_bytes_of(process.pid)
-
-    def rate(self, kind: str, seconds: float) -> float:
-        """Images a second of its `train` or `eval` step."""
-        return self._ask({"measure": kind, "seconds": seconds})["rate"]
-
-    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(question), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise InputError(
-                "benchmark.against=torch: its process ended, as it says above; mend that, or "
-                "leave the comparison out"
-            )
-        return json.loads(answer)
-
-
 @contextlib.contextmanager
-def torch_process(job: dict[str, Any]) -> Iterator[TorchProcess]:
-    """Starts PyTorch in a process of its own: two thread pools in one would be in each other's way.
+def torch_process(
+    job: dict[str, Any],
+) -> Iterator[tuple[dict[str, Any], Callable[[str, float], float]]]:
+    """Starts the process, which idles while it is not asked.
+
+    Args:
+        job: what the steps are, as `torch_steps.Steps` takes it.
+
+    Yields:
+        `Steps.about`; and a function of `train` or `eval` and of seconds: images a second.
 
     Raises:
-        InputError: PyTorch is not installed, or its process ended.
+        InputError: PyTorch is not installed, does not know the network or the loss, or failed.
     """
+    if job["loss"]["name"] not in LOSSES:
+        raise InputError(
+            f"benchmark.against=torch: knows the losses {', '.join(LOSSES)}, not "
+            f"loss.name={job['loss']['name']}; leave the comparison out"
+        )
+    if job["backbone"]["name"] != "resnet":
+        raise InputError("benchmark.against=torch: knows model.backbone.name=resnet alone")
     if importlib.util.find_spec("torch") is None:
         raise InputError(
             "benchmark.against=torch: torch is not installed; `pip install torch` in this "
             "environment, or leave the comparison out"
         )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flm_jax.benchmark.torch_steps"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield TorchProcess(process, job)
-    finally:
-        process.kill()
-        process.communicate()
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context, _start, (job,)) as pool:
+
+        def ask(function, *arguments):
+            try:
+                return pool.submit(function, *arguments).result()
+            except BrokenProcessPool:
+                raise InputError(
+                    "benchmark.against=torch: its process ended with the error above; fix that, "
+                    "or leave the comparison out"
+                ) from None
+
+        yield ask(_about), partial(ask, _rate)
+
+
+_steps: Any = None  # of the process
+
+
+def _start(job):
+    global _steps
+    start_worker()
+    from flm_jax.benchmark import torch_steps  # Not in the process that measures JAX.
+
+    _steps = torch_steps.Steps(job)
+
+
+def _about():
+    return _steps.about
+
+
+def _rate(kind, seconds):
+    return _steps.rate(kind, seconds)

@@ -1,8 +1,7 @@
-"""From a config to the objects that it describes: what the modes have in common.
+"""The objects that a config describes.
 
-With `launch.py`, `settings.py`, the predictor and the modes, the only reader of configs. A
-section's settings are the keywords of the function that it configures, so an unknown or missing one
-is an error that names it.
+A section's settings are the keywords of the function that it configures, so an unknown or missing
+one is an error that names it.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -23,10 +22,11 @@ from flm_jax.data.prepared_face import Uses
 from flm_jax.drawing import dataset
 from flm_jax.errors import InputError, check_keywords
 from flm_jax.models import pretrained, weights_io
-from flm_jax.models.network import HEAD_SIZE, LandmarkRegressor
-from flm_jax.models.resnet import ResNet
+from flm_jax.models.heads import HEAD_SIZE, HEADS
+from flm_jax.models.network import BACKBONES, LandmarkRegressor, variable_shapes
 from flm_jax.runtime import compilation_cache
-from flm_jax.training import losses, optimizer, step
+from flm_jax.runtime.devices import AXIS
+from flm_jax.training import losses, optimizer
 
 
 class Splits(NamedTuple):
@@ -196,14 +196,10 @@ def _batches(config, order, records, box, **settings):
 
 def build_model(config: ConfigDict, *, folded: bool = False) -> LandmarkRegressor:
     """The network, with batch norm over all devices, or folded into the convolutions."""
-    bound = {
-        "dtype": jnp.dtype(config.model.dtype),
-        "axis_name": step.AXIS,
-        "folded": folded,
-    }
+    bound = {"dtype": jnp.dtype(config.model.dtype), "axis_name": AXIS, "folded": folded}
     return LandmarkRegressor(
-        _call("model.backbone", ResNet, config.model.backbone, **bound),
-        uncertainty=config.model.uncertainty,
+        backbone=_choose("model.backbone", BACKBONES, config.model.backbone, **bound),
+        head=_choose("model.head", HEADS, config.model.head),
     )
 
 
@@ -215,27 +211,31 @@ def starting_values(
     given: dict[str, Any] = {}
     if config.model.pretrained:
         tensors = weights_io.read_tensors(config.model.pretrained)
-        images = jnp.zeros((1, config.data.image_size, config.data.image_size, 3))
-        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+        shapes = variable_shapes(model, config.data.image_size)
         parts = ("params", "batch_stats")
+        backbone: Any = model.backbone
         loaded = pretrained.load_backbone(
-            {name: shapes[name]["backbone"] for name in parts}, tensors
+            {name: shapes[name]["backbone"] for name in parts}, tensors, backbone.torch_name
         )
         given = {name: {"backbone": loaded[name]} for name in parts}
     if config.model.mean_shape:
-        maps = [
-            crop_map(face_box(record, config.data.box), HEAD_SIZE, **config.data.crop)
-            for record in records
-        ]
+        boxes = np.stack([face_box(record, config.data.box) for record in records])
+        maps = crop_map(boxes, HEAD_SIZE, **config.data.crop)
         points = np.stack([record.landmarks for record in records])
-        shape = geometry.apply(np.stack(maps), points).mean(axis=0)
-        given.setdefault("params", {})["head"] = {"bias": shape.ravel().astype(np.float32)}
+        shape = geometry.apply(maps, points).mean(axis=0)
+        given.setdefault("params", {})["head"] = model.head.start_at(shape)
     return given
 
 
 def build_face_loss(config: ConfigDict) -> losses.FaceLoss:
-    """The training loss."""
-    return _call("loss", losses.make_face_loss, config.loss, image_size=config.data.image_size)
+    """The training loss, for what the head predicts."""
+    return _call(
+        "loss",
+        losses.make_face_loss,
+        config.loss,
+        image_size=config.data.image_size,
+        head_outputs=_choose("model.head", HEADS, config.model.head).loss_inputs,
+    )
 
 
 def build_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
@@ -254,3 +254,12 @@ def _call(section, function, settings, **bound):
         raise InputError(f"config.{section} has unknown keys {clash}")
     check_keywords(section, function, **settings, **bound)
     return function(**settings, **bound)
+
+
+def _choose(section, choices, settings, **bound):
+    """What `name` chooses, called with the section's other settings."""
+    settings = dict(settings)
+    name = settings.pop("name")
+    if name not in choices:
+        raise InputError(f"{section}.name={name}: expected one of {', '.join(choices)}")
+    return _call(section, choices[name], settings, **bound)

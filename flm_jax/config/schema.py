@@ -1,68 +1,80 @@
-"""Which settings a config may have, and which of them may change when a run goes on."""
+"""Which values a config may hold, and which of them may change when a run continues."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from flm_jax.benchmark import torch_process
+from flm_jax.config.base import base_config
 from flm_jax.data import augmentation
-from flm_jax.data.crop import BOXES, crop_box
-from flm_jax.drawing import dataset
-from flm_jax.errors import InputError, check_keywords
-from flm_jax.inference import smoothing, tta
-from flm_jax.training import step
+from flm_jax.data.crop import BOXES
+from flm_jax.errors import InputError
+from flm_jax.runtime.devices import check_batch_size
 
-_SECTIONS = {
-    "": "seed batch_size num_epochs ema_decay on_nonfinite compilation_cache data model loss "
-    "optimizer schedule log checkpoint evaluate predict benchmark",
-    "data": "root prepared drawn drop_lines validation_fraction image_size box crop max_unreadable "
-    "augmentation num_workers num_threads",
-    "model": "dtype pretrained mean_shape uncertainty backbone",
-    "log": "every_steps",
-    "checkpoint": "every_steps keep_last keep_best on_save_error",
-    "evaluate": "split checkpoint boxes tta box_robustness",
-    "predict": "detector threshold overlays tta smoothing",
-    "benchmark": "against repeats seconds",
-}
+# Sections whose keys depend on the choice that `name` makes; what it builds checks them.
+_CHOSEN_BY_NAME = ("model.backbone", "model.head", "loss", "optimizer", "schedule")
 
-_LEAST = {
-    "batch_size": 1,
-    "num_epochs": 1,
-    "seed": 0,
-    "ema_decay": 0,
-    "data.image_size": 32,
-    "data.num_workers": 0,
-    "data.num_threads": 0,
-    "model.backbone.width": 1,
-    "optimizer.clip_norm": 0,
-    "optimizer.backbone_lr_scale": 0,
-    "optimizer.grad_accum_steps": 1,
-    "evaluate.tta.extra_crops": 0,
-    "evaluate.tta.box_noise": 0,
-    "predict.threshold": 0,
-    "predict.tta.extra_crops": 0,
-    "predict.tta.box_noise": 0,
-    "predict.smoothing.cutoff": 0,
-    "predict.smoothing.beta": 0,
-    "log.every_steps": 1,
-    "checkpoint.every_steps": 1,
-    "checkpoint.keep_last": 1,
-    "checkpoint.keep_best": 1,
-    "benchmark.repeats": 1,
-    "benchmark.seconds": 0,
+# Of every number that has one; tuples count entry by entry.
+_INTERVALS = {
+    "seed": "[0, 4294967295]",
+    "batch_size": "[1, 1048576]",
+    "num_epochs": "[1, 1000000]",
+    "ema_decay": "[0, 1)",
+    "data.drawn.train": "[0, 100000000]",
+    "data.drawn.test": "[0, 100000000]",
+    "data.drawn.seed": "[0, 4294967295]",
+    "data.drop_lines": "[1, inf)",
+    "data.validation_fraction": "(0, 1)",
+    "data.image_size": "[32, 4096]",
+    "data.crop.margin": "[-10000, 10000]",
+    "data.crop.factor": "(0, 100]",
+    "data.max_unreadable": "[0, 1)",
+    "data.num_workers": "[0, 1024]",
+    "data.num_threads": "[0, 1024]",
+    "model.backbone.stage_sizes": "[1, 1000]",
+    "model.backbone.width": "[1, 4096]",
+    "optimizer.b1": "[0, 1)",
+    "optimizer.b2": "[0, 1)",
+    "optimizer.eps": "(0, inf)",
+    "optimizer.weight_decay": "[0, inf)",
+    "optimizer.momentum": "[0, 1)",
+    "optimizer.clip_norm": "[0, inf)",
+    "optimizer.backbone_lr_scale": "[0, inf)",
+    "optimizer.grad_accum_steps": "[1, 1048576]",
+    "schedule.learning_rate": "(0, inf)",
+    "schedule.warmup": "[0, 1)",
+    "schedule.final": "[0, 1]",
+    "schedule.drops": "[0, 1]",
+    "schedule.factor": "(0, 1]",
+    "log.every_steps": "[1, inf)",
+    "checkpoint.every_steps": "[1, inf)",
+    "checkpoint.keep_last": "[1, inf)",
+    "checkpoint.keep_best": "[1, inf)",
+    "evaluate.tta.extra_crops": "[0, 1000]",
+    "evaluate.tta.box_noise": "[0, 1]",
+    "predict.threshold": "[0, 1]",
+    "predict.tta.extra_crops": "[0, 1000]",
+    "predict.tta.box_noise": "[0, 1]",
+    "predict.smoothing.cutoff": "[0, inf)",
+    "predict.smoothing.beta": "[0, inf)",
+    "benchmark.repeats": "[1, 1000]",
+    "benchmark.seconds": "[0, 3600]",
 }
 
 _CHOICES = {
-    "model.dtype": ("float32", "bfloat16"),
     "on_nonfinite": ("stop", "skip"),
+    "data.box": BOXES,
+    "evaluate.boxes": BOXES,
+    "model.dtype": ("float32", "bfloat16"),
     "checkpoint.on_save_error": ("stop", "continue"),
     "benchmark.against": ("", "torch"),
 }
 
-# What may change when a run continues, and all that must not when its weights are evaluated.
+# What the result of a run does not depend on, so that it may change when the run continues.
 _FREE_ON_RESTART = (
     "on_nonfinite",
     "compilation_cache",
@@ -78,69 +90,79 @@ _FREE_ON_RESTART = (
     "benchmark",
     "num_epochs",
 )
-_FIXED_IN_EVALUATION = ("model", "data.image_size", "data.box", "data.crop")
+# What decides the function that trained weights compute.
+_FIXED_IN_EVALUATION = (
+    "data.image_size",
+    "data.box",
+    "data.crop",
+    "model.backbone",
+    "model.head",
+)
 
 
 def check(config: ConfigDict) -> None:
-    """Raises InputError for an unknown or missing key, or a setting that can't work."""
-    for section, names in _SECTIONS.items():
-        given = set(config[section] if section else config)
-        place = f"config.{section}" if section else "config"
-        if unknown := sorted(given - set(names.split())):
-            raise InputError(f"{place} has unknown keys {unknown}; known are: {names}")
-        if missing := sorted(set(names.split()) - given):
-            raise InputError(f"{place} lacks the keys {missing}")
-    values = _flat(config.to_dict())
-    for key, choices in _CHOICES.items():
-        if values[key] not in choices:
-            raise InputError(f"{key}={values[key]}: expected one of {', '.join(choices)}")
-    if config.model.uncertainty != (config.loss.get("name") == "laplace"):
-        raise InputError(
-            f"model.uncertainty={config.model.uncertainty} with loss.name={config.loss.name}: "
-            "the laplace loss learns the uncertainty, and no other does"
-        )
-    for key, least in _LEAST.items():
-        if values.get(key, least) < least:
-            raise InputError(f"{key}={values[key]}: expected at least {least}")
-    if config.ema_decay >= 1:
-        raise InputError(f"ema_decay={config.ema_decay}: expected less than 1")
-    if not 0 <= config.data.max_unreadable < 1:
-        raise InputError(
-            f"data.max_unreadable={config.data.max_unreadable}: expected a share of the faces, "
-            "from 0 to less than 1"
-        )
-    if not 0 < config.data.validation_fraction < 1:
-        raise InputError(
-            f"data.validation_fraction={config.data.validation_fraction}: expected a share of the "
-            "training images between 0 and 1"
-        )
-    if config.benchmark.against == "torch" and config.loss.name not in torch_process.LOSSES:
-        raise InputError(
-            f"benchmark.against=torch: knows the losses {', '.join(torch_process.LOSSES)}, not "
-            f"loss.name={config.loss.name}"
-        )
+    """Raises InputError for an unknown or missing key, or a value out of its range."""
+    _check_keys(config.to_dict(), base_config().to_dict())
+    for key, value in _flat(config.to_dict()).items():
+        entries = value if isinstance(value, tuple | list) else (value,)
+        for entry in entries:
+            if isinstance(entry, float | int) and not _is_in(entry, _INTERVALS.get(key)):
+                expected = _INTERVALS.get(key, "(-inf, inf)")
+                raise InputError(f"{key}={value}: expected numbers in {expected}")
+            if entry not in _CHOICES.get(key, (entry,)):
+                expected = ", ".join(_CHOICES[key])
+                raise InputError(f"{key}={value}: expected of {expected}")
+    if not config.model.backbone.get("stage_sizes", (1,)):
+        raise InputError("model.backbone.stage_sizes=(): expected at least one stage")
     which = str(config.evaluate.checkpoint)
     if which not in ("best", "last") and not which.isdecimal():
         raise InputError(f"evaluate.checkpoint={which}: expected best, last or a step")
-    for box in config.evaluate.boxes:
-        if box not in BOXES:
-            expected = ", ".join(BOXES)
-            raise InputError(f"evaluate.boxes={config.evaluate.boxes}: expected of {expected}")
-    bound = dict.fromkeys(("predict", "boxes", "margins"))
-    check_keywords("evaluate.tta", tta.predict_with_tta, **bound, **config.evaluate.tta)
-    check_keywords("predict.tta", tta.predict_with_tta, **bound, **config.predict.tta)
-    check_keywords("predict.smoothing", smoothing.OneEuroFilter, **config.predict.smoothing)
-    check_keywords("data.drawn", dataset.draw_dataset, "", **config.data.drawn)
-    check_keywords("data.crop", crop_box, None, **config.data.crop)
-    if config.data.box not in BOXES:
-        expected = ", ".join(BOXES)
-        raise InputError(f"data.box={config.data.box}: expected one of {expected}")
     augmentation.check(config.data.augmentation.to_dict())
-    step.check_batch_size(config.batch_size, jax.device_count())
+    check_batch_size(config.batch_size, jax.device_count())
+
+
+def _check_keys(given, known, place=""):
+    if place in _CHOSEN_BY_NAME:
+        if "name" not in given:
+            raise InputError(f"config.{place} lacks the key 'name'")
+        return
+    section = f"config.{place}" if place else "config"
+    if unknown := sorted(set(given) - set(known)):
+        raise InputError(f"{section} has unknown keys {unknown}; known are: {', '.join(known)}")
+    if missing := sorted(set(known) - set(given)):
+        raise InputError(f"{section} lacks the keys {missing}")
+    for key, value in known.items():
+        if isinstance(value, dict):
+            if not isinstance(given[key], dict):
+                raise InputError(f"{section}.{key}={given[key]}: expected the keys {list(value)}")
+            _check_keys(given[key], value, f"{place}.{key}" if place else key)
+
+
+def _is_in(value, interval):
+    """Whether a number is finite and in an interval such as "[0, 1)"."""
+    if not math.isfinite(value) or interval is None:
+        return math.isfinite(value)
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def check_version(stored: Mapping[str, Any], workdir: Path) -> None:
+    """Raises InputError for a stored config whose keys this version does not know."""
+    known = _flat(base_config().to_dict())
+    sections = (*_CHOSEN_BY_NAME, "data.augmentation")
+    strange = [key for key in _flat(stored) if key not in known and not _is_under(key, sections)]
+    if strange or "head" not in stored["model"]:
+        reason = f" (its config has {strange[0]})" if strange else ""
+        raise InputError(
+            f"{workdir}: trained by another version of this program{reason}; use that version, or "
+            "train again with another --workdir"
+        )
 
 
 def check_restart(old: dict[str, Any], config: ConfigDict, workdir: Path) -> None:
-    """Raises InputError unless a run with the config `old` can go on with `config`."""
+    """Raises InputError unless a run with the config `old` can continue with `config`."""
+    check_version(old, workdir)
     differing = [
         (key, *values)
         for key, values in _differences(old, as_json(config)).items()

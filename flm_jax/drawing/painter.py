@@ -6,7 +6,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from flm_jax.drawing.parameters import Colour, Number
-from flm_jax.drawing.surface import Surface, column_longitude
+from flm_jax.drawing.surface import Surface, column_longitude, section_longitude
 
 
 def spline(points: Float[ndarray, "n 2"], steps: int = 6) -> Float[ndarray, "m 2"]:
@@ -41,10 +41,24 @@ class Painter:
         self.unit = shape[0] / np.pi / 1.5  # grid rows in a unit, about the eyes
         u = np.linspace(-1, 1, 2001)
         self._table = column_longitude(u), u
+        # Tables of what `angles` and `cells` find: rows, widths and middles by height, columns by
+        # the share of the width.
+        y = np.linspace(-0.999 * surface.p.crown, 0.999 * surface.bottom, 400)
+        ends = [
+            surface.base(np.full(400, side), surface.sine(y))[:, 0]
+            for side in (-np.pi / 2, np.pi / 2)
+        ]
+        rows = self.cells(np.zeros(400), surface.sine(y))[:, 1]
+        self._by_height = y, rows, (ends[1] + ends[0]) / 2, (ends[1] - ends[0]) / 2
+        share = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 600))
+        self._by_share = share, self.cells(section_longitude(share), np.zeros(600))[:, 0]
 
     def grid(self, xy: Float[ndarray, "n 2"]) -> Float[ndarray, "n 2"]:
         """Columns and rows of points of the frontal plane."""
-        return self.cells(*self.surface.angles(xy))
+        y, *tables = self._by_height
+        row, middle, width = (np.interp(xy[:, 1], y, table) for table in tables)
+        column = np.interp((xy[:, 0] - middle) / width, *self._by_share)
+        return np.stack([column, row], -1)
 
     def cells(self, longitude: ndarray, sine: ndarray) -> Float[ndarray, "n 2"]:
         column = (np.interp(longitude, *self._table) + 1) / 2 * self.shape[1] - 0.5

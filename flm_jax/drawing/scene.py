@@ -19,6 +19,12 @@ def _fixed(points: Float[ndarray, "*n 2"]) -> ndarray:
     return np.round(points * 2**_SHIFT).astype(np.int32)
 
 
+def shrink(image: UInt8[ndarray, "h w *c"], factor: float) -> ndarray:
+    """The image `factor` times as large, yet at least one pixel wide and high."""
+    size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def _colour(rng: np.random.Generator) -> list[float]:
     """Any brightness, but mostly little saturation, as most things have."""
     grey, saturation = rng.uniform(35, 215), min(rng.exponential(0.4), 1)
@@ -116,7 +122,7 @@ def draw_clothes(
         return
     mask = mask[top:]
     colour = np.array(_colour(rng), np.float32)
-    shade = cv2.resize(mask, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    shade = shrink(mask, 0.25)
     shade = cv2.GaussianBlur(shade, (0, 0), max(0.5, 0.08 * unit))
     shade = cv2.resize(shade, mask.shape[::-1]).astype(np.float32) / 255
     cloth = np.clip(colour * (0.35 + 0.65 * shade[..., None]), 0, 255)
@@ -156,8 +162,11 @@ def draw_occluder(
     outwards = target - (low + high) / 2 + rng.normal(0, 0.1 * size, 2)
     outwards = outwards / (np.linalg.norm(outwards) + 1e-6)
     mask = np.zeros(picture.shape[:2], np.uint8)
-    kind = rng.choice(["hand", "bar", "object", "patch"], p=[0.4, 0.2, 0.25, 0.15])
-    if kind == "hand":
+    kind = rng.choice(["hand", "bar", "object", "patch", "microphone"],
+                      p=[0.38, 0.17, 0.2, 0.1, 0.15])  # fmt: skip
+    if kind == "microphone":
+        _draw_microphone(rng, picture, mask, landmarks[85], size)
+    elif kind == "hand":
         _draw_hand(rng, picture, mask, target, outwards, size, skin)
     elif kind == "bar":
         along = np.array([-outwards[1], outwards[0]]) + outwards * rng.normal(0, 0.4)
@@ -177,6 +186,18 @@ def draw_occluder(
         cv2.fillPoly(mask, [_fixed(corners)], 255, cv2.LINE_AA, _SHIFT)
         picture[mask > 127] = background(rng, *picture.shape[:2])[mask > 127]
     return mask
+
+
+def _draw_microphone(rng, picture, mask, mouth: ndarray, size: float) -> None:
+    """A round head before the mouth or below it, on a handle that comes from below."""
+    tone = np.array(_colour(rng)) * 0.4
+    middle = mouth + rng.normal([0, 0.1], [0.1, 0.1]) * size
+    aside = np.array([rng.normal(0, 0.5), 1.0]) * size
+    handle = np.stack([middle, middle + 2 * aside])
+    width = rng.uniform(0.14, 0.26) * size
+    _draw_capsules(picture, mask, [(handle, 0.6 * width)], tone.tolist())
+    ball = np.stack([middle, middle + 0.05 * aside])
+    _draw_capsules(picture, mask, [(ball, width)], (tone * 1.6 + 15).tolist())
 
 
 def _draw_solid(picture: ndarray, mask: ndarray, points: ndarray, colour, soft: float) -> None:
@@ -239,6 +260,13 @@ def _draw_hand(rng, picture, mask, target, outwards, size, skin) -> None:
 
 def expose(picture: UInt8[ndarray, "h w 3"], light: Light) -> UInt8[ndarray, "h w 3"]:
     """The light's colour and exposure on the whole picture; bright pixels burn out."""
+    if light.far_colour is not None:
+        # From one side to the other, as the lamp stands.
+        w = picture.shape[1]
+        share = np.clip(np.linspace(-0.5, 1.5, w), 0, 1)[:: 1 if light.direction[0] < 0 else -1]
+        near, far = np.array(light.colour), np.array(light.far_colour)
+        gain = (near + share[:, None] * (far - near)) * (light.exposure / 255)
+        return np.minimum(picture * gain.astype(np.float32), 255).astype(np.uint8)
     gain = light.exposure * np.array(light.colour) / 255
     curve = np.arange(256)[:, None] * gain
     if light.exposure > 1.5:
@@ -247,15 +275,24 @@ def expose(picture: UInt8[ndarray, "h w 3"], light: Light) -> UInt8[ndarray, "h 
     return cv2.merge([cv2.LUT(c, table[:, i].copy()) for i, c in enumerate(cv2.split(picture))])
 
 
+def fade_to_grey(
+    rng: np.random.Generator, picture: UInt8[ndarray, "h w 3"]
+) -> UInt8[ndarray, "h w 3"]:
+    """Black and white, sometimes brownish as an old print."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+    tint = [1.0, 1.0, 1.0] if rng.random() < 0.7 else [1.05, 0.95, 0.78]
+    return np.minimum(grey * np.array(tint, np.float32), 255).astype(np.uint8)
+
+
 def blur(
     rng: np.random.Generator, picture: UInt8[ndarray, "h w 3"], face_px: float
 ) -> UInt8[ndarray, "h w 3"]:
     """Out of focus, moved, or of low resolution; the strength follows the face's width."""
     kind = rng.integers(3)
     if kind == 0:
-        return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.018, 0.034) * face_px)
+        return cv2.GaussianBlur(picture, (0, 0), max(0.9, rng.uniform(0.018, 0.034) * face_px))
     if kind == 1:
-        length, angle = rng.uniform(0.08, 0.14) * face_px, rng.uniform(0, np.pi)
+        length, angle = max(4.0, rng.uniform(0.08, 0.14) * face_px), rng.uniform(0, np.pi)
         n = int(length) // 2 * 2 + 5
         kernel = np.zeros((n, n), np.float32)
         reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
@@ -263,10 +300,8 @@ def blur(
         cv2.polylines(kernel, ends, False, 1.0, 1, cv2.LINE_AA, _SHIFT)
         return cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
     height, width = picture.shape[:2]
-    factor = min(1.0, rng.uniform(19, 30) / face_px)
-    small = max(2, round(width * factor)), max(2, round(height * factor))
-    small = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    factor = min(0.5, rng.uniform(19, 30) / face_px)
+    return cv2.resize(shrink(picture, factor), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def add_noise(

@@ -71,6 +71,6 @@ def mean_shape(
 def place_shape(
     shape: Float[ndarray, "98 2"], boxes: Float[ndarray, "n 4"]
 ) -> Float[ndarray, "n 98 2"]:
-    """A shape in units of the box, placed in each box: the guess that looks at no picture."""
+    """A shape in units of the box, placed in each box: a guess that ignores the image."""
     corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
     return corner + shape * size

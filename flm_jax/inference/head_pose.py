@@ -1,10 +1,5 @@
-"""Yaw, pitch and roll of a head, from its 98 points. NumPy and OpenCV, on the host.
+"""Yaw, pitch and roll of a head, from its 98 points. NumPy and OpenCV, on the host."""
 
-`python -m flm_jax.inference.head_pose` measures the errors on drawn heads, whose pose is known.
-"""
-
-import argparse
-import dataclasses
 from typing import NamedTuple
 
 import cv2
@@ -13,47 +8,41 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from flm_jax import geometry
+from flm_jax.landmarks import MIRROR
 
-# An adult's face, in millimetres: x to the picture's right, y down, z away from the viewer; the
-# origin lies between the inner corners of the eyes. It is made here, of rounded numbers: across and
-# down as average adults measure (outer corners of the eyes 90 apart, inner ones 35, the base of the
-# nose 46 below the eyes and 32 wide, the mouth 52 wide and 20 below it, as anthropometry tabulates:
-# L. G. Farkas, Anthropometry of the Head and Face, 1994), and in depth as a head has it: the tip of
-# the nose 18 in front of its base, the eyes' outer corners 9 behind the inner ones.
-# Points that slide along the outline or move with the jaw, lids and brows are left out.
+# An adult's face, in millimetres: x to the image's right, y down, z away from the viewer; the
+# origin lies between the inner corners of the eyes. The numbers are our own, rounded: across and
+# down an average adult's (outer corners of the eyes 90 apart, inner ones 35, the base of the nose
+# 46 below the eyes and 32 wide, the mouth 52 wide and 20 below it; L. G. Farkas, Anthropometry of
+# the Head and Face, 1994); in depth the tip of the nose 18 in front of its base, the eyes' outer
+# corners 9 behind the inner ones. Points that slide along the outline or move with the jaw, lids
+# and brows are left out.
 _RIGHT_HALF = {
     72: (45.0, -1.5, 14.0),  # outer corner of the eye
     68: (17.5, 0.0, 5.0),  # its inner corner
     59: (16.0, 41.5, -4.0),  # the nose's wing, where it meets the cheek
     58: (8.0, 44.0, -9.0),  # between the wing and the middle
     82: (26.0, 66.0, 1.0),  # corner of the mouth
-}
-_MIDDLE = {
     51: (0.0, -2.0, -6.0),  # root of the nose
     52: (0.0, 10.5, -12.0),
     53: (0.0, 23.0, -21.0),
     54: (0.0, 36.0, -30.0),  # tip of the nose
     57: (0.0, 46.0, -12.0),  # base of the nose
 }
-_MIRRORED = {72: 60, 68: 64, 59: 55, 58: 56, 82: 76}
-_REFERENCE = (
-    _MIDDLE
-    | _RIGHT_HALF
-    | {_MIRRORED[index]: (-x, y, z) for index, (x, y, z) in _RIGHT_HALF.items()}
-)
+_REFERENCE = {int(MIRROR[i]): (-x, y, z) for i, (x, y, z) in _RIGHT_HALF.items()} | _RIGHT_HALF
 
 POSE_POINTS = tuple(sorted(_REFERENCE))
 _POINTS = np.array([_REFERENCE[index] for index in POSE_POINTS])
 
-# How far the camera is taken to be, in sides of the landmarks' box: about a metre.
+# The assumed distance of the camera, in sides of the landmarks' box: about a metre.
 _DISTANCE = 8.0
 
-_AXIS = 60.0  # Length of the axes that are drawn, in mm.
+_AXIS = 60.0  # Length of the drawn axes, in mm.
 
 
 class Pose(NamedTuple):
     """Degrees, as seen along the line from the camera to the face. Yaw > 0: the nose points to the
-    picture's right; pitch > 0: up; roll > 0: the head leans clockwise. The head turns by yaw first,
+    image's right; pitch > 0: up; roll > 0: the head leans clockwise. The head turns by yaw first,
     then by pitch, then by roll."""
 
     yaw: float
@@ -62,11 +51,10 @@ class Pose(NamedTuple):
 
 
 def estimate_pose(landmarks: Float[ndarray, "98 2"]) -> Pose | None:
-    """The pose of the head whose landmarks these are, in pixels of any picture; None if they are
-    no head's, but coincide.
+    """The pose of a head from its landmarks, in pixels of any image; None if they coincide.
 
-    The camera is taken to look straight at the face from about a metre: neither the lens nor where
-    the face lies in the picture is known to change what a viewer calls frontal.
+    The camera is assumed to look straight at the face from about a metre, wherever the face lies in
+    the image.
     """
     solution = _solve(landmarks)
     if solution is None:
@@ -82,13 +70,13 @@ def estimate_pose(landmarks: Float[ndarray, "98 2"]) -> Pose | None:
 
 
 def pose_axes(landmarks: Float[ndarray, "98 2"]) -> Float[ndarray, "4 2"] | None:
-    """The head's axes in the picture: the tip of the nose, and the ends of the axes to the right,
+    """The head's axes in the image: the tip of the nose, and the ends of the axes to the right,
     down, and out of the face; None where there is no pose."""
     solution = _solve(landmarks)
     if solution is None:
         return None
     rotation, translation, camera = solution
-    origin = np.array(_MIDDLE[54])
+    origin = np.array(_REFERENCE[54])
     ends = origin + _AXIS * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, -1]])
     projected, _ = cv2.projectPoints(ends, cv2.Rodrigues(rotation)[0], translation, camera, None)
     return projected[:, 0]
@@ -114,35 +102,3 @@ def _solve(landmarks):
     if not np.isfinite(rotation).all():
         return None
     return cv2.Rodrigues(rotation)[0], translation, camera
-
-
-def errors_on_drawn_heads(count: int, seed: int) -> Float[ndarray, "n 3"]:
-    """Estimated minus true yaw, pitch and roll, in degrees, of heads of random shape, expression,
-    pitch and roll, whose yaw is uniform in +-60; from their true landmarks."""
-    from flm_jax.drawing import sampling, surface
-
-    rng = np.random.default_rng(seed)
-    errors = []
-    for _ in range(count):
-        head = dataclasses.replace(sampling.sample_head(rng), yaw=float(rng.uniform(-60, 60)))
-        truth = head.yaw, head.pitch, head.roll
-        space = surface.landmarks_in_space(surface.Surface(head), surface.rotation(*truth))
-        pose = estimate_pose((100 * surface.project(space)).astype(np.float32))
-        errors.append(np.subtract(pose or (np.nan,) * 3, truth))
-    return np.array(errors)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures the pose on drawn heads.")
-    parser.add_argument("--heads", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    errors = errors_on_drawn_heads(arguments.heads, arguments.seed)
-    print(f"{'degrees':<8}{'mean':>8}{'95 %':>8}{'bias':>8}")
-    for name, each in zip(Pose._fields, errors.T, strict=True):
-        high = np.percentile(np.abs(each), 95)
-        print(f"{name:<8}{np.abs(each).mean():>8.2f}{high:>8.2f}{each.mean():>8.2f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Which pictures to look at, and the boxes that a file gives for them."""
+"""Which images to read, and the boxes that a file gives for their faces."""
 
 import glob
 import json
@@ -12,99 +12,106 @@ from numpy import ndarray
 
 from flm_jax.errors import InputError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 # Fields of a WFLW list's line, whose rectangle begins at the 197th, and of a line of a box alone.
 _LINE, _SHORT_LINE = 207, 5
 
+# The name of an image and the box of a face, f64[4] in its pixels.
+Box = tuple[str, Float[ndarray, "4"]]
 
-class Picture(NamedTuple):
-    """A picture file, and its name below the input, which the output repeats."""
+
+class Input(NamedTuple):
+    """An image, a video or a camera.
+
+    Attributes:
+        path: of the file, or the camera's number.
+        name: below the input that was asked for.
+        boxes: of the image's faces, each f64[4] with its number in the file of boxes; None where
+            no file gives them.
+        overlay: the file to draw the faces into; None: none.
+    """
 
     path: str
     name: str
-
-
-class Box(NamedTuple):
-    """A face of a picture, as a file gives it: the picture's name and f64[4], in its pixels."""
-
-    name: str
-    box: Float[ndarray, "4"]
+    boxes: list[tuple[int, ndarray]] | None = None
+    overlay: Path | None = None
 
 
 def is_video(source: str) -> bool:
-    """Whether the source is a camera's number or a file that is named as a video."""
-    return _is_camera(source) or Path(source).suffix.lower() in VIDEOS
+    """Whether the source is a camera's number, or a file whose name ends as a video's."""
+    return not is_file(source) or Path(source).suffix.lower() in VIDEOS
 
 
-def _is_camera(source: str) -> bool:
-    return source.isdecimal() and not os.path.exists(source)
+def is_file(source: str) -> bool:
+    """Whether the source is no camera's number."""
+    return not source.isdecimal() or os.path.exists(source)
 
 
-def video_source(source: str) -> str | int:
-    """What OpenCV opens: a camera's number or a path."""
-    return int(source) if _is_camera(source) else source
-
-
-def find_pictures(source: str, leave_out: Path) -> list[Picture]:
-    """The pictures that a file, a folder (searched recursively) or a glob names, in order.
+def find_images(source: str, output: Path) -> list[Input]:
+    """The images of a file, a folder (searched recursively) or a glob, in order.
 
     Args:
         source: file, folder or glob, in which ** stands for any folders.
-        leave_out: a folder whose files are none: what earlier runs have drawn.
+        output: a folder to leave out, with the overlays of earlier runs.
 
     Raises:
-        InputError: there is nothing of that name, or no picture in it.
+        InputError: there is nothing of that name, or no image in it.
     """
     if os.path.isfile(source):
-        return [Picture(source, Path(source).name)]
+        return [Input(source, Path(source).name)]
     if os.path.isdir(source):
         root, files = source, [str(path) for path in Path(source).rglob("*")]
     else:
         files = glob.glob(source, recursive=True)
         if not files:
             raise InputError(
-                f"--input={source}: no such file, and no picture fits it as a glob; expected a "
-                "picture, a folder, a glob in quotes, a video or the number of a camera"
+                f"--input={source}: no such file, and no image fits it as a glob; expected an "
+                "image, a folder, a glob in quotes, a video or the number of a camera"
             )
         root = os.path.commonpath([os.path.dirname(file) or "." for file in files])
-    own = leave_out.resolve()
-    chosen = sorted(
+    own = output.resolve()
+    found = sorted(
         file
         for file in files
-        if Path(file).suffix.lower() in PICTURES
+        if Path(file).suffix.lower() in IMAGES
         and os.path.isfile(file)
         and own not in Path(file).resolve().parents
     )
-    if not chosen:
-        raise InputError(f"--input={source}: holds no picture ({', '.join(PICTURES)})")
-    return [Picture(file, os.path.relpath(file, root)) for file in chosen]
+    if not found:
+        raise InputError(f"--input={source}: holds no image ({', '.join(IMAGES)})")
+    return [Input(file, os.path.relpath(file, root)) for file in found]
 
 
-def named_picture(source: str, name: str) -> Picture:
-    """The picture that a file of boxes names, below the input.
+def find_boxed_images(source: str, boxes: str) -> list[Input]:
+    """The images below `source` that a file of boxes names, with their boxes."""
+    found: dict[str, list[tuple[int, ndarray]]] = {}
+    for number, (name, box) in enumerate(read_boxes(boxes)):
+        found.setdefault(name, []).append((number, box))
+    return [_named_image(source, name)._replace(boxes=given) for name, given in found.items()]
 
-    What --mode predict writes has names that begin with the input, unlike all other files.
-    """
+
+def _named_image(source: str, name: str) -> Input:
+    """The image of a name below the input, or, as landmarks.json has it, beginning with it."""
     path = os.path.join(source, name)
     if Path(name).is_relative_to(source) and not os.path.exists(path):
         below = Path(name).relative_to(source)
-        return Picture(name, str(below) if below.parts else Path(name).name)
-    return Picture(path, name)
+        return Input(name, str(below) if below.parts else Path(name).name)
+    return Input(path, name)
 
 
 def read_boxes(path: str) -> list[Box]:
     """The boxes of a file, in its order.
 
-    It is a list of WFLW, or lines `xmin ymin xmax ymax name`, or JSON: {name: [box, ...], ...}, or
-    what `--mode predict` writes, [{"image": name, "faces": [{"box": box}, ...]}, ...].
+    The file is a list of WFLW, or lines `xmin ymin xmax ymax name`, or JSON: {name: [box, ...]}, or
+    a landmarks.json, [{"image": name, "faces": [{"box": box}, ...]}, ...].
 
     Raises:
-        InputError: it can't be read, or a part of it is no box; names the place.
+        InputError: the file can't be read, or a part of it is no box; names the place.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"--boxes={path}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -128,33 +135,41 @@ def _boxes_of_lines(path: str, text: str) -> list[Box]:
                 "xmin ymin xmax ymax name"
             )
         corners = fields[196:200] if len(fields) == _LINE else fields[:4]
-        boxes.append(Box(fields[-1], _box(f"{path}:{line}", corners)))
+        boxes.append(_box(f"{path}:{line}", fields[-1], corners))
     return boxes
 
 
 def _boxes_of_json(path: str, text: str) -> list[Box]:
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    try:
         if isinstance(content, dict):
             pairs = [(name, box) for name, boxes in content.items() for box in boxes]
         else:
             pairs = [(item["image"], face["box"]) for item in content for face in item["faces"]]
-    except (KeyError, TypeError):
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise InputError(
             f'{path}: expected {{"name": [[xmin, ymin, xmax, ymax], ...], ...}} or the '
-            "landmarks.json of --mode predict"
+            "landmarks.json of a prediction"
         ) from None
-    return [Box(str(name), _box(f"{path}: {name}", box)) for name, box in pairs]
+    return [_box(path, str(name), box) for name, box in pairs]
 
 
-def _box(place: str, corners: Any) -> Float[ndarray, "4"]:
+def _box(place: str, name: str, corners: Any) -> Box:
     try:
         box = np.array([float(number) for number in corners])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         box = np.full(4, np.nan)
     if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
-        raise InputError(f"{place}: {corners} is no box; expected xmin ymin xmax ymax in pixels")
-    return box
+        raise InputError(
+            f"{place}: {name!a}: {str(corners)[:80]} is no box; expected xmin ymin xmax ymax in "
+            "pixels"
+        )
+    try:
+        is_name = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise InputError(f"{place}: {name!a} can't be the name of a file")
+    return name, box

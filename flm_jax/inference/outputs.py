@@ -14,14 +14,14 @@ from flm_jax.landmarks import NUM_LANDMARKS
 
 
 class Face(NamedTuple):
-    """A face of a picture.
+    """A face of an image, whose pixels all lengths are in.
 
     Attributes:
-        box: [4], xmin ymin xmax ymax, in pixels of the picture.
+        box: [4], xmin ymin xmax ymax.
         score: the detector's; None where the box was given.
-        landmarks: f32[98, 2], in pixels of the picture.
-        uncertainty: f32[98], the absolute error of x and of y to expect, in pixels; None if the
-            network predicts none.
+        landmarks: f32[98, 2].
+        uncertainty: f32[98], the absolute error of x and of y to expect; None if the network
+            predicts none.
         pose: of the head; None if the points coincide.
     """
 
@@ -33,7 +33,7 @@ class Face(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A picture's faces, or those of a video's frame, counted from 0, at so many seconds."""
+    """The faces of an image, or of a video's frame, counted from 0, at `time` seconds."""
 
     image: str
     faces: Sequence[Face]
@@ -45,54 +45,47 @@ def write_json(path: Path, entries: Sequence[Entry]) -> None:
     """Writes [{"image", "faces": [{"box", "score", "landmarks", "pose"}]}], with "frame" and "time"
     for a video's, and "uncertainty" where there is one."""
     with open(path, "w") as file:
-        file.write("[")
         for i, entry in enumerate(entries):
-            file.write(",\n" if i else "\n")
-            json.dump(_as_json(entry), file)
-        file.write("\n]\n")
-
-
-def _as_json(entry: Entry) -> dict[str, Any]:
-    content: dict[str, Any] = {"image": entry.image}
-    if entry.frame is not None:
-        content |= {"frame": entry.frame, "time": round(entry.time or 0.0, 4)}
-    content["faces"] = [
-        {
-            "box": [_short(number) for number in face.box],
-            "score": None if face.score is None else _short(face.score),
-            "landmarks": [[_short(x), _short(y)] for x, y in face.landmarks],
-            **(
-                {}
-                if face.uncertainty is None
-                else {"uncertainty": [_short(number) for number in face.uncertainty]}
-            ),
-            "pose": None
-            if face.pose is None
-            else {name: round(angle, 2) for name, angle in face.pose._asdict().items()},
-        }
-        for face in entry.faces
-    ]
-    return content
+            content: dict[str, Any] = {"image": entry.image}
+            if entry.frame is not None:
+                content |= {"frame": entry.frame, "time": round(entry.time or 0.0, 4)}
+            content["faces"] = [_as_json(face) for face in entry.faces]
+            file.write(",\n" if i else "[\n")
+            json.dump(content, file)
+        file.write("\n]\n" if entries else "[]\n")
 
 
 def write_csv(path: Path, entries: Sequence[Entry]) -> None:
-    """The same as a table with one row a face."""
-    uncertain = any(face.uncertainty is not None for entry in entries for face in entry.faces)
+    """Writes the same as a table with one row a face."""
     header = ["image", "frame", "face", "xmin", "ymin", "xmax", "ymax", "score", *Pose._fields]
     header += [f"{axis}{i}" for i in range(NUM_LANDMARKS) for axis in "xy"]
-    header += [f"uncertainty{i}" for i in range(NUM_LANDMARKS) if uncertain]
-    with open(path, "w", newline="") as file:
+    if any(face.uncertainty is not None for entry in entries for face in entry.faces):
+        header += [f"uncertainty{i}" for i in range(NUM_LANDMARKS)]
+    # File names need not be UTF-8: their bytes are written as they are.
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for entry in entries:
-            for number, face in enumerate(entry.faces):
-                row = [entry.image, entry.frame, number, *map(_short, face.box)]
-                row += [None if face.score is None else _short(face.score)]
-                row += [round(angle, 2) for angle in face.pose] if face.pose else [None] * 3
-                row += [_short(value) for value in face.landmarks.ravel()]
-                row += [] if face.uncertainty is None else map(_short, face.uncertainty)
-                writer.writerow(row)
+            for number, face in enumerate(map(_as_json, entry.faces)):
+                pose = face["pose"] or dict.fromkeys(Pose._fields)
+                row = [entry.image, entry.frame, number, *face["box"], face["score"]]
+                row += [*pose.values(), *(value for point in face["landmarks"] for value in point)]
+                writer.writerow(row + face.get("uncertainty", []))
 
 
-def _short(number: Any) -> float:
-    return round(float(number), 4)
+def _as_json(face: Face) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "box": _rounded(face.box),
+        "score": None if face.score is None else round(float(face.score), 4),
+        "landmarks": [_rounded(point) for point in face.landmarks],
+    }
+    if face.uncertainty is not None:
+        content["uncertainty"] = _rounded(face.uncertainty)
+    content["pose"] = face.pose and {
+        name: round(angle, 2) for name, angle in face.pose._asdict().items()
+    }
+    return content
+
+
+def _rounded(values: ndarray) -> list[float]:
+    return [round(float(value), 4) for value in values]

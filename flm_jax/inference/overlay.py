@@ -1,4 +1,4 @@
-"""Landmarks, box and axes painted on a picture. OpenCV, on the host."""
+"""Draws landmarks, box and axes of a face on its image. OpenCV, on the host."""
 
 import cv2
 import numpy as np
@@ -11,12 +11,12 @@ from flm_jax.landmarks import PARTS
 
 _SHIFT = 4  # OpenCV draws at sixteenths of a pixel.
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
-# BGR of the axes to the picture's right, down, and out of the face.
+# BGR of the axes to the image's right, down, and out of the face.
 _AXES = ((60, 60, 255), (80, 220, 80), (255, 160, 60))
 
 
 def draw_face(image: UInt8[ndarray, "h w 3"], face: Face) -> None:
-    """Paints a face's box, points coloured by face part, and axes on a BGR picture, in place."""
+    """Draws a face's box, points coloured by face part, and axes on a BGR image, in place."""
     side = np.sqrt(np.prod(np.ptp(face.landmarks, axis=0)))
     radius, width = max(1.0, side / 110), max(1, round(side / 150))
     low, high = _fixed(face.box[:2]), _fixed(face.box[2:])
@@ -37,6 +37,6 @@ def draw_face(image: UInt8[ndarray, "h w 3"], face: Face) -> None:
 
 
 def _fixed(point):
-    # Far outside of any picture OpenCV's integers would overflow.
+    # OpenCV's integers would overflow far outside of any image.
     x, y = np.round(np.clip(point, -1e5, 1e5) * 2**_SHIFT).astype(int).tolist()
     return x, y

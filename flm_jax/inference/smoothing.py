@@ -1,21 +1,21 @@
-"""Steadies points over time, on the host."""
+"""Smooths points over time. NumPy, on the host."""
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-_SPEED_CUTOFF = 1.0  # Hz, of the low-pass of the speed, as the paper has it.
+_SPEED_CUTOFF = 1.0  # Hz, of the low-pass of the speed, as in the paper.
 
 
 class OneEuroFilter:
-    """The one-euro filter (Casiez, Roussel & Vogel, "1 Euro Filter", CHI 2012), of points.
+    """The one-euro filter (Casiez, Roussel & Vogel, "1 Euro Filter", CHI 2012) of points.
 
-    A low-pass whose cutoff grows with the speed: a face at rest does not tremble, one that moves is
-    not late. Speeds are in sides of the face, so that its size in the picture changes nothing.
+    A low-pass whose cutoff grows with the speed: it removes the jitter of a face at rest without
+    lagging behind one that moves. Speeds are in sides of the face, whatever its size in the image.
 
     Args:
-        cutoff: of the low-pass for points at rest, in Hz; 0 leaves the points as they are.
-        beta: how much it grows, in Hz for a side of the face in a second.
+        cutoff: for points at rest, in Hz; 0 leaves the points as they are.
+        beta: by how much the cutoff grows, in Hz for a side of the face in a second.
     """
 
     def __init__(self, *, cutoff: float, beta: float):
@@ -25,7 +25,7 @@ class OneEuroFilter:
         self._time = 0.0
 
     def __call__(self, points: Float[ndarray, "n 2"], time: float) -> Float[ndarray, "n 2"]:
-        """The points at `time`, in seconds, steadied by those before."""
+        """The smoothed points at `time`, in seconds."""
         elapsed = time - self._time
         self._time = time
         if self._points is None or self._cutoff == 0 or elapsed <= 0:
@@ -34,7 +34,7 @@ class OneEuroFilter:
         side = np.sqrt(max(np.prod(np.ptp(points, axis=0)), 1e-6))
         velocity = (points - self._points) / (side * elapsed)
         self._speed += _weight(_SPEED_CUTOFF, elapsed) * (velocity - self._speed)
-        # One cutoff for the x and y of a point, or it would bend the way that the point goes.
+        # One cutoff for x and y of a point: two would bend its path.
         speed = np.linalg.norm(self._speed, axis=-1, keepdims=True)
         weight = _weight(self._cutoff + self._beta * speed, elapsed)
         self._points = self._points + weight * (points - self._points)
@@ -42,5 +42,5 @@ class OneEuroFilter:
 
 
 def _weight(cutoff, elapsed):
-    """Of the newest value, in an exponential average with the cutoff."""
+    """The weight of the newest value in an exponential average with the cutoff."""
     return 1 / (1 + 1 / (2 * np.pi * cutoff * elapsed))

@@ -1,4 +1,4 @@
-"""Where the boxes of a test come from, and several looks at a face. NumPy, on the host."""
+"""Test-time augmentation, and boxes around landmarks. NumPy, on the host."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,12 @@ from numpy import ndarray
 
 from flm_jax import geometry
 
-# Boxes f32[n, 4] and whether the faces are mirrored -> landmarks f32[n, 98, 2] of the faces as they
-# are, in image pixels.
+# Boxes f32[n, 4] and whether the crops are flipped -> landmarks f32[n, 98, 2] of the unflipped
+# faces, in image pixels.
 Predict = Callable[[ndarray, bool], ndarray]
 
-# A second crop smaller than this share of the first box holds no face: the first is kept.
-_SMALLEST = 0.25
+# A second box smaller than this share of the first, or larger by as much, holds no face.
+_MIN_SHARE = 0.25
 
 
 def predict_with_tta(
@@ -26,26 +26,24 @@ def predict_with_tta(
     extra_crops: int,
     box_noise: float,
 ) -> Float[ndarray, "n 98 2"]:
-    """Landmarks from several looks at every face.
+    """The mean of several predictions for every face.
 
     Args:
-        predict: one look.
+        predict: the network.
         boxes: of the faces.
         margins: of the training's boxes around their landmarks, as `mean_margins` gives them.
-        two_pass: whether the faces are cropped again, around the points of a first look.
-        flip: whether each look is averaged with that at the mirrored face.
-        extra_crops: looks besides the first, each with the boxes moved and scaled at random.
-        box_noise: how far, at most, in sides of the box.
-
-    Returns:
-        The mean of all looks of the last pass.
+        two_pass: whether faces are cropped again, around the points of a first pass.
+        flip: whether each crop's prediction is averaged with that of the flipped crop.
+        extra_crops: how many more crops there are, whose boxes are shifted and scaled at random.
+        box_noise: by how much at most, in sides of the box.
     """
     if two_pass:
         boxes = second_boxes(predict(boxes, False), boxes, margins)
     rng = np.random.default_rng(0)
-    views = [boxes, *(random_boxes(rng, boxes, box_noise) for _ in range(extra_crops))]
-    looks = [predict(view, side) for view in views for side in ((False, True)[: 1 + flip])]
-    return np.stack(looks).mean(axis=0, dtype=np.float64).astype(np.float32)
+    views = [boxes, *(noisy_boxes(rng, boxes, box_noise) for _ in range(extra_crops))]
+    flips = (False, True) if flip else (False,)
+    points = [predict(view, flipped) for view in views for flipped in flips]
+    return np.stack(points).mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def mean_margins(
@@ -70,34 +68,17 @@ def second_boxes(
     boxes: Float[ndarray, "n 4"],
     margins: Float[ndarray, "4"],
 ) -> Float[ndarray, "n 4"]:
-    """The boxes around predicted landmarks, or the first where these hold no face."""
+    """The boxes around predicted landmarks, or the first ones where these hold no face."""
     found = boxes_around(landmarks, margins)
     shares = (found[:, 2:] - found[:, :2]) / (boxes[:, 2:] - boxes[:, :2])
-    good = (shares > _SMALLEST).all(axis=1) & (shares < 1 / _SMALLEST).all(axis=1)
+    good = ((shares > _MIN_SHARE) & (shares < 1 / _MIN_SHARE)).all(axis=1)
     return np.where(good[:, None], found, boxes).astype(np.float32)
 
 
-def shifted_boxes(
-    rng: np.random.Generator, boxes: Float[ndarray, "n 4"], share: float
+def noisy_boxes(
+    rng: np.random.Generator, boxes: Float[ndarray, "n 4"], noise: float
 ) -> Float[ndarray, "n 4"]:
-    """Each box moved by `share` of its width and height, in a random direction."""
-    angle = rng.uniform(0, 2 * np.pi, len(boxes))
-    step = share * np.stack([np.cos(angle), np.sin(angle)], axis=1) * (boxes[:, 2:] - boxes[:, :2])
-    return (boxes + np.tile(step, 2)).astype(np.float32)
-
-
-def scaled_boxes(
-    rng: np.random.Generator, boxes: Float[ndarray, "n 4"], share: float
-) -> Float[ndarray, "n 4"]:
-    """Each box, at random, larger or smaller by `share` of its sides, about its middle."""
-    sign = rng.choice([-1, 1], (len(boxes), 1))
-    return geometry.add_margins(boxes, sign * share / 2).astype(np.float32)
-
-
-def random_boxes(
-    rng: np.random.Generator, boxes: Float[ndarray, "n 4"], most: float
-) -> Float[ndarray, "n 4"]:
-    """Each box moved, and larger or smaller, by up to `most` of its sides."""
-    move = rng.uniform(-most, most, (len(boxes), 2)) * (boxes[:, 2:] - boxes[:, :2])
-    grow = rng.uniform(-most, most, (len(boxes), 1)) / 2
-    return geometry.add_margins(boxes + np.tile(move, 2), grow).astype(np.float32)
+    """Each box shifted, and scaled about its middle, by up to `noise` of its sides."""
+    shift = rng.uniform(-noise, noise, (len(boxes), 2)) * (boxes[:, 2:] - boxes[:, :2])
+    growth = rng.uniform(-noise, noise, (len(boxes), 1)) / 2
+    return geometry.add_margins(boxes + np.tile(shift, 2), growth).astype(np.float32)

@@ -1,48 +1,53 @@
-"""The network: a ResNet whose last layer gives the coordinates themselves."""
+"""The network: a backbone and a head, each chosen by name."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flm_jax.landmarks import NUM_LANDMARKS
+from flm_jax.models.heads import Head, RegressionHead
 from flm_jax.models.resnet import ResNet
 
-# torch.nn.Linear's initialisation: uniform in +-1 / sqrt(inputs).
-_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-# The head counts in pixels of a crop of this size, whatever the size of its input, so that a
-# learning rate means the same at all of them.
-HEAD_SIZE = 224
-
-# Pixels of 224: where the scales start, and what they stay above, or a perfect point's weight would
-# have no bound.
-FIRST_SCALE, LEAST_SCALE = 10.0, 0.1
+# A backbone is a Flax module `(images, train) -> feature map` with the attributes `dtype`,
+# `axis_name` and `folded`, and with `fold_batch_norm` and `torch_name` as `ResNet` has them.
+BACKBONES: dict[str, type[nn.Module]] = {"resnet": ResNet}
 
 
 class LandmarkRegressor(nn.Module):
-    """ResNet features -> 98 landmarks by one dense layer. `LandmarkRegressor()` has ResNet-50.
+    """Images -> 98 landmarks. `LandmarkRegressor()` is ResNet-50 with one dense layer.
 
     Attributes:
-        backbone: images f32[b, s, s, 3] -> features [b, c].
-        uncertainty: whether every point also gets the scale of its error, for a loss that learns
-            it; then a third number follows x and y.
+        backbone: images f32[b, s, s, 3] -> features [b, h, w, c].
+        head: features -> outputs.
     """
 
     backbone: nn.Module = dataclasses.field(default_factory=ResNet)
-    uncertainty: bool = False
+    head: Head = dataclasses.field(default_factory=RegressionHead)
 
-    @nn.compact
-    def __call__(self, images: Float[Array, "b s s 3"], *, train: bool) -> Float[Array, "b 98 _c"]:
-        """Landmarks (and scales) in pixels of the images, always float32 or wider."""
+    def __call__(
+        self, images: Float[Array, "b s s 3"], *, train: bool
+    ) -> dict[str, Float[Array, "b 98 *_"]]:
+        """`landmarks` f32[b, 98, 2] in pixels of the images, and what the head predicts beside."""
         features = self.backbone(images, train=train)
-        # Rounding to bfloat16 would cost half a pixel at 224, so the last layer computes in full.
+        # Rounding to bfloat16 would cost half a pixel at 224, so the head computes in full.
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-        coordinates = nn.Dense(2 * NUM_LANDMARKS, kernel_init=_kernel_init, name="head")(features)
-        outputs = coordinates.reshape(-1, NUM_LANDMARKS, 2)
-        if self.uncertainty:
-            scale = nn.Dense(NUM_LANDMARKS, kernel_init=_kernel_init, name="scale")(features)
-            scale = nn.softplus(scale + FIRST_SCALE) + LEAST_SCALE
-            outputs = jnp.concatenate([outputs, scale[..., None]], axis=-1)
-        return outputs * (images.shape[1] / HEAD_SIZE)
+        return self.head(features, images.shape[1])
+
+    def fold_batch_norm(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """The variables for a backbone with `folded=True`, which give what `variables` give with
+        `train=False`. Arrays or shapes."""
+        params, stats = variables["params"], variables.get("batch_stats", {})
+        backbone: Any = self.backbone
+        folded = backbone.fold_batch_norm(params["backbone"], stats.get("backbone", {}))
+        return {"params": {**params, "backbone": folded}}
+
+
+def variable_shapes(model: nn.Module, image_size: int) -> Any:
+    """The shapes of the model's variables, without computing anything."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    return jax.eval_shape(
+        lambda key, images: model.init(key, images, train=False), jax.random.key(0), images
+    )

@@ -1,11 +1,7 @@
-"""A trained ResNet's weights, as torchvision and timm name and lay them out, in Flax's variables.
-
-Both libraries store the same names for the plain ResNets: `layer1.0.conv2.weight` and so on. Their
-tensors come as NumPy arrays; `flm_jax.models.weights_io` reads them.
-"""
+"""Weights trained in PyTorch as Flax variables; `weights_io` reads the files that hold them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,21 +13,18 @@ from flm_jax.errors import InputError
 # Nothing of the network: the classifier, and batch norm's count of steps.
 _UNUSED = re.compile(r"fc\.(weight|bias)|.*\.num_batches_tracked")
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 
-
-def load_backbone(variables: Mapping[str, Any], tensors: Mapping[str, ndarray]) -> dict[str, Any]:
+def load_backbone(
+    variables: Mapping[str, Any],
+    tensors: Mapping[str, ndarray],
+    torch_name: Callable[[Sequence[str]], str],
+) -> dict[str, Any]:
     """The backbone's variables with the values of a trained network.
 
     Args:
-        variables: `params` and `batch_stats` of `ResNet`, arrays or their shapes.
-        tensors: of a torchvision or timm ResNet of the same size, by name.
+        variables: the backbone's `params` and `batch_stats`, arrays or their shapes.
+        tensors: of the same network in PyTorch, by name.
+        torch_name: the backbone's, from a variable's path to a tensor's name.
 
     Returns:
         The same tree, of NumPy arrays in float32.
@@ -65,11 +58,3 @@ def load_backbone(variables: Mapping[str, Any], tensors: Mapping[str, ndarray]) 
             f"{', '.join(left[:8])}"
         )
     return loaded
-
-
-def torch_name(path: list[str]) -> str:
-    """The tensor's name: params layer1_0 downsample_bn scale -> layer1.0.downsample.1.weight."""
-    *modules, leaf = path[1:]
-    renamed = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
-    names = [renamed.get(name, name.replace("_", ".")) for name in modules]
-    return ".".join([*names, _LEAVES[leaf]])

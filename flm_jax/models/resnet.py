@@ -1,11 +1,11 @@
-"""ResNet (He et al., CVPR 2016), down to the pooled features.
+"""ResNet (He et al., CVPR 2016), down to its last feature map.
 
 As torchvision builds it, so that its weights can be carried over unchanged: v1.5 strides (a
 bottleneck strides in its 3x3 convolution), symmetric padding, batch norm with epsilon 1e-5 and a
 running average of 0.9. Modules are named as there: conv1, bn1, layer1_0 ... layer4_2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flm_jax.models.layers.batch_norm import BatchNorm
-from flm_jax.models.layers.convolution import convolve
+from flm_jax.models.layers.convolution import PointwiseConv, convolve
 from flm_jax.models.layers.pooling import max_pool
 
 # Kaiming initialisation for ReLU that keeps the gradients' variance (He et al., ICCV 2015).
@@ -91,10 +91,9 @@ class ResNet(nn.Module):
     folded: bool = False
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b s s 3"], *, train: bool
-    ) -> Float[Array, "b features"]:
-        """Pooled features: 4 * 8 * `width` with bottlenecks and four stages, in `dtype`."""
+    def __call__(self, images: Float[Array, "b s s 3"], *, train: bool) -> Float[Array, "b h w c"]:
+        """The last stage's map: h = w = s / 32 and c = 4 * 8 * `width` with four stages of
+        bottlenecks, in `dtype`."""
         conv, norm = _layers(self, train)
         block = BottleneckBlock if self.bottleneck else BasicBlock
         x = conv(self.width, 7, 2, name="conv1")(images)
@@ -110,17 +109,38 @@ class ResNet(nn.Module):
                     folded=self.folded,
                     name=f"layer{stage + 1}_{index}",
                 )(x, train=train)
-        return x.mean(axis=(1, 2))
+        return x
+
+    @staticmethod
+    def fold_batch_norm(
+        params: Mapping[str, Any], batch_stats: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The parameters for `folded=True` that give what these give with `train=False`.
+
+        Each convolution takes the scale and shift of the batch norm after it, as its running
+        statistics have them: y = (x - mean) * scale / sqrt(var + epsilon) + bias. Arrays or shapes.
+        """
+        return _fold(params, batch_stats)
+
+    @staticmethod
+    def torch_name(path: Sequence[str]) -> str:
+        """The name that torchvision and timm give the tensor of a variable.
+
+        params layer1_0 downsample_bn scale -> layer1.0.downsample.1.weight
+        """
+        *modules, leaf = path[1:]
+        renamed = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
+        names = [renamed.get(name, name.replace("_", ".")) for name in modules]
+        return ".".join([*names, _TORCH_LEAVES[leaf]])
 
 
-def fold_batch_norm(variables: dict[str, Any]) -> dict[str, Any]:
-    """The variables for `folded=True` that give what `variables` give with `train=False`.
-
-    Each convolution takes the scale and shift of the batch norm after it, as its running statistics
-    have them: y = (x - mean) * scale / sqrt(var + epsilon) + bias. Arrays or shapes under
-    `params` and `batch_stats`, of a ResNet or of a network that holds one; the rest stays.
-    """
-    return {"params": _fold(variables["params"], variables["batch_stats"])}
+_TORCH_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 
 def _fold(params, stats):
@@ -156,7 +176,8 @@ def _layers(network, train):
 
 def _conv(features, size, stride=1, *, dtype, folded, name):
     if size == 1 and not folded:
-        return PointwiseConv(features, stride, dtype, name=name)
+        # The folded network is not trained: a plain convolution takes bias and ReLU in.
+        return PointwiseConv(features, stride, dtype, _kernel_init, name=name)
     # Flax's 'SAME' would pad a strided convolution (0, 1) where torchvision pads (1, 1).
     padding = (size - 1) // 2
     return nn.Conv(
@@ -170,28 +191,6 @@ def _conv(features, size, stride=1, *, dtype, folded, name):
         conv_general_dilated=convolve if size == 3 else None,
         name=name,
     )
-
-
-class PointwiseConv(nn.Module):
-    """A 1x1 convolution as the product of two matrices that it is, with `nn.Conv`'s parameter.
-
-    XLA's gradient of a 1x1 convolution on the CPU takes two to ten times as long; that of a product
-    over the last axis of four transposes what it sums over, which two matrices spare it. The folded
-    network, which is not trained, has convolutions, so that a library's can take bias and ReLU in.
-    """
-
-    features: int
-    stride: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
-        kernel = self.param("kernel", _kernel_init, (1, 1, x.shape[-1], self.features))
-        x, kernel = nn.dtypes.promote_dtype(
-            x[:, :: self.stride, :: self.stride], kernel, dtype=self.dtype
-        )
-        y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-        return y.reshape(*x.shape[:-1], self.features)
 
 
 def _shortcut(x, features, stride, conv, norm):

@@ -1,43 +1,37 @@
-"""--mode evaluate: the figures and pictures of a trained network on a list of faces."""
+"""--mode evaluate: the figures and images of a trained network on a list of faces."""
 
 import contextlib
-import dataclasses
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.config import build, schema
+from flm_jax.config.weights import load_weights
 from flm_jax.data import wflw
-from flm_jax.data.crop import crop_image
+from flm_jax.data.crop import crop_image, face_box
 from flm_jax.data.images import read_record_image
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics, plots
+from flm_jax.evaluation.box_robustness import scaled_boxes, shifted_boxes
+from flm_jax.evaluation.faces import FacePredictions, predict_faces
+from flm_jax.evaluation.report import details, format_table, subsets, summarise
 from flm_jax.inference import tta
-from flm_jax.inference.predictor import EvalStep, Predictions, predict_faces, restore
 from flm_jax.landmarks import MIRROR
-from flm_jax.models.resnet import fold_batch_norm
 from flm_jax.runtime import processes, work_folder
-from flm_jax.training.losses import wing_loss
 from flm_jax.training.step import pmap_eval_step
-
-# The crop and the loss that the reported `loss` is always taken in, whatever trained the network.
-_REPORTED_MARGIN, _REPORTED_SIZE = 10.0, 224
-_reported_loss = partial(wing_loss, width=5.0, curvature=0.5)
 
 # Per cent of the box's sides.
 _BOX_ERRORS = (5, 10, 20)
 
-_PICTURED_FACES, _PICTURE_SIZE = 24, 256
+_SHOWN_FACES, _SHOWN_SIZE = 24, 256
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -45,79 +39,95 @@ def run(config: ConfigDict, workdir: Path) -> None:
     predictions.png, worst.png and ced.png into the work folder, with the split in their names if it
     is not the test list.
 
+    Args:
+        config: of the weights, and what `config.evaluate` says.
+        workdir: where the weights are.
+
     Raises:
         InputError: the config, the data or the work folder can't be used.
     """
     schema.check(config)
     build.enable_compilation_cache(config, workdir)
-    step, _, state = restore(workdir, str(config.evaluate.checkpoint), config)
+    step, _, variables = load_weights(workdir, str(config.evaluate.checkpoint), config)
     with processes.first_alone():
         splits = build.read_splits(config, workdir)
     records = build.select_split(config, workdir, splits)
     processes.say(build.describe_source(config, workdir))
+
     targets = np.stack([record.landmarks for record in records])
     boxes = np.stack([record.box for record in records])
-    training = splits.training + splits.validation
-    training_points = np.stack([record.landmarks for record in training])
-    training_boxes = np.stack([record.box for record in training])
-    shape = metrics.mean_shape(training_points, training_boxes)
 
-    model = build.build_model(config, folded=True)
-    eval_step = pmap_eval_step(model, build.build_face_loss(config))
-    variables = fold_batch_norm(state.averaged_variables)
-    plain = _predict(config, eval_step, variables, records)
-    predictions = plain.landmarks
-    if not np.isfinite(predictions).all():
+    predict_records = _predictor(config, variables)
+    plain = predict_records(records, False)
+    if not np.isfinite(plain.landmarks).all():
         raise InputError(f"{workdir}: the weights of step {step} predict no finite numbers")
 
     def predict(boxes: ndarray, flip: bool) -> ndarray:
-        moved = [
-            dataclasses.replace(record, box=box) for record, box in zip(records, boxes, strict=True)
-        ]
-        points = _predict(config, eval_step, variables, moved, flip).landmarks
+        moved = [replace(record, box=box) for record, box in zip(records, boxes, strict=True)]
+        points = predict_records(moved, flip).landmarks
         return points[:, MIRROR] if flip else points
 
-    if config.data.box == "landmarks":
-        training_boxes = geometry.bounding_box(training_points)
-    margins = tta.mean_margins(training_boxes, training_points)
-    others = _predict_protocols(config, predict, predictions, boxes, targets, margins)
+    training = splits.training + splits.validation
+    others = _predict_protocols(config, predict, plain.landmarks, boxes, targets, training)
     figures = {
         "split": config.evaluate.split,
         "box": "rectangle",
         "step": step,
-        **summarise(predictions, targets, boxes),
-        **_details(predictions, targets),
-        "nme_mean_shape": 100
-        * float(metrics.nme(metrics.place_shape(shape, boxes), targets).mean()),
-        "subsets": {
-            name: summarise(predictions[chosen], targets[chosen], boxes[chosen])
-            for name, chosen in zip(
-                wflw.ATTRIBUTES, np.stack([record.attributes for record in records]).T, strict=True
-            )
-        },
+        **summarise(plain.landmarks, targets, boxes),
+        **details(plain.landmarks, targets),
+        "nme_mean_shape": _nme_of_mean_shape(training, boxes, targets),
+        "subsets": subsets(
+            plain.landmarks, targets, boxes, np.stack([record.attributes for record in records])
+        ),
         "tta": config.evaluate.tta.to_dict(),
         "protocols": {
             box: {
-                kind: {**summarise(points, targets, boxes), **_details(points, targets)}
+                kind: {**summarise(points, targets, boxes), **details(points, targets)}
                 for kind, points in kinds.items()
             }
             for box, kinds in others.items()
         },
-        "box_robustness": _box_robustness(predict, boxes, targets)
-        if config.evaluate.box_robustness
-        else {},
+        "box_robustness": {},
     }
+    if config.evaluate.box_robustness:
+        figures["box_robustness"] = _box_robustness(predict, boxes, targets)
     if processes.is_first():
         _write(config, workdir, records, plain, others, targets, figures)
         print(format_table(figures))
 
 
-def _predict_protocols(config, predict, plain, rectangles, targets, margins):
-    """The predictions of `evaluate.boxes`, each without and, where there are any, with tta.
+def _predictor(
+    config: ConfigDict, variables: dict[str, Any]
+) -> Callable[[Sequence[wflw.Record], bool], FacePredictions]:
+    """Records and whether they are flipped -> predictions in image pixels."""
+    model = build.build_model(config, folded=True)
+    eval_step = pmap_eval_step(model, build.build_face_loss(config))
+    folded = model.fold_batch_norm(variables)
 
-    `plain` are those of the rectangles without.
-    """
+    def predict(records, flip):
+        batches = build.evaluation_batches(config, records, box="rectangle", flip=flip)
+        with contextlib.closing(batches):
+            pixels = model.head.pixel_outputs
+            return predict_faces(eval_step, folded, batches, len(records), pixels)
+
+    return predict
+
+
+def _nme_of_mean_shape(training, boxes, targets) -> float:
+    """NME in per cent of the training faces' mean shape placed in the rectangles."""
+    points = np.stack([record.landmarks for record in training])
+    shape = metrics.mean_shape(points, np.stack([record.box for record in training]))
+    return 100 * float(metrics.nme(metrics.place_shape(shape, boxes), targets).mean())
+
+
+def _predict_protocols(config, predict, plain, rectangles, targets, training):
+    """The predictions of `evaluate.boxes`, each without and, where it is on, with test-time
+    augmentation. `plain` are those of the rectangles without."""
     chosen = config.evaluate.tta
+    margins = tta.mean_margins(
+        np.stack([face_box(record, config.data.box) for record in training]),
+        np.stack([record.landmarks for record in training]),
+    )
     of_box = {"rectangle": rectangles, "landmarks": geometry.bounding_box(targets)}
     predictions: dict[str, dict[str, ndarray]] = {}
     for box in config.evaluate.boxes:
@@ -125,16 +135,6 @@ def _predict_protocols(config, predict, plain, rectangles, targets, margins):
         if chosen.two_pass or chosen.flip or chosen.extra_crops:
             predictions[box]["tta"] = tta.predict_with_tta(predict, of_box[box], margins, **chosen)
     return predictions
-
-
-def _details(predictions, targets) -> dict[str, Any]:
-    """NME in per cent of each group of points, and the 95 % interval of the whole's."""
-    groups = metrics.group_nme(predictions, targets)
-    interval = metrics.nme_interval(metrics.nme(predictions, targets))
-    return {
-        "nme_interval": [100 * end for end in interval],
-        "groups": {group: 100 * error for group, error in groups.items()},
-    }
 
 
 def _box_robustness(predict, boxes, targets) -> dict[str, dict[str, float]]:
@@ -150,78 +150,10 @@ def _box_robustness(predict, boxes, targets) -> dict[str, dict[str, float]]:
             for share in _BOX_ERRORS
         }
         for name, change in (
-            ("shift", tta.shifted_boxes),
-            ("scale", tta.scaled_boxes),
+            ("shift", shifted_boxes),
+            ("scale", scaled_boxes),
         )
     }
-
-
-def summarise(
-    predictions: Float[ndarray, "n 98 2"],
-    targets: Float[ndarray, "n 98 2"],
-    boxes: Float[ndarray, "n 4"],
-) -> dict[str, Any]:
-    """Number of faces, loss, NME and FR in per cent, AUC; nulls where there is no face.
-
-    The loss is Wing(5, 0.5), mean over coordinates and faces, in pixels of the rectangle widened by
-    10 px and stretched to 224 x 224.
-    """
-    if len(boxes) == 0:
-        return {"num_faces": 0, "loss": None, "nme": None, "fr10": None, "auc10": None}
-    boxes = geometry.expand_box(boxes, _REPORTED_MARGIN)
-    scale = _REPORTED_SIZE / (boxes[:, None, 2:] - boxes[:, None, :2])
-    errors = metrics.nme(predictions, targets)
-    loss = _reported_loss(jnp.asarray(scale * predictions), jnp.asarray(scale * targets))
-    return {
-        "num_faces": len(boxes),
-        "loss": float(np.asarray(loss).mean(dtype=np.float64)),
-        "nme": 100 * float(errors.mean()),
-        "fr10": 100 * metrics.failure_rate(errors),
-        "auc10": metrics.auc(errors),
-    }
-
-
-def format_table(figures: dict[str, Any]) -> str:
-    """The figures of all faces and of each subset, as text."""
-    rows = {f"{figures['split']}, all": figures, **figures["subsets"]}
-    lines = [f"{'':<18}{'faces':>7}{'loss':>9}{'NME %':>9}{'FR10 %':>9}{'AUC10':>9}"]
-    for name, row in rows.items():
-        numbers = [math.nan if row[key] is None else row[key] for key in _COLUMNS]
-        cells = "".join(
-            f"{number:>9.{places}f}" for number, places in zip(numbers, (2, 2, 2, 3), strict=True)
-        )
-        lines.append(f"{name:<18}{row['num_faces']:>7}{cells}")
-    low, high = figures["nme_interval"]
-    groups = ", ".join(f"{group} {error:.2f}" for group, error in figures["groups"].items())
-    lines.append(f"NME's 95 % interval {low:.2f} to {high:.2f}; {groups}")
-    lines += [
-        f"{f'box {box}, {kind}':<34}NME {row['nme']:.2f} %"
-        for box, kinds in figures["protocols"].items()
-        for kind, row in kinds.items()
-    ]
-    lines += [
-        f"{f'rectangles off by a {name}':<34}"
-        + ", ".join(f"{share} %: {error:.2f} %" for share, error in row.items())
-        for name, row in figures["box_robustness"].items()
-    ]
-    lines.append(f"mean shape NME {figures['nme_mean_shape']:.2f} %")
-    return "\n".join(lines).replace("nan", "  -")
-
-
-_COLUMNS = ("loss", "nme", "fr10", "auc10")
-
-
-def _predict(
-    config: ConfigDict,
-    eval_step: EvalStep,
-    variables: dict[str, Any],
-    records: Sequence[wflw.Record],
-    flip: bool = False,
-) -> Predictions:
-    """Predictions in image pixels."""
-    batches = build.evaluation_batches(config, records, box="rectangle", flip=flip)
-    with contextlib.closing(batches):
-        return predict_faces(eval_step, variables, batches, len(records))
 
 
 def _write(config, workdir, records, plain, others, targets, figures):
@@ -234,9 +166,8 @@ def _write(config, workdir, records, plain, others, targets, figures):
         "landmarks": predictions,
         "target": targets,
         "nme": errors.astype(np.float32),
+        **plain.outputs,
     }
-    if plain.scale is not None:
-        arrays["scale"] = plain.scale
     curves = {"rectangle": errors}
     for box, kinds in others.items():
         for kind, points in kinds.items():
@@ -256,7 +187,7 @@ def _write(config, workdir, records, plain, others, targets, figures):
     work_folder.write_atomically(
         workdir / f"ced{suffix}.png", lambda path: plots.draw_error_curves(path, curves)
     )
-    count = min(_PICTURED_FACES, len(records))
+    count = min(_SHOWN_FACES, len(records))
     chosen = {
         "predictions": np.linspace(0, len(records) - 1, count).round().astype(int),
         "worst": np.argsort(-errors)[:count],
@@ -272,11 +203,11 @@ def _draw(path, chosen, records, points, targets):
     crops, dots, truths, titles = [], [], [], []
     for i in chosen:
         square = geometry.square_box(geometry.scale_box(records[i].box, 1.5))
-        crop_from_image = geometry.crop_from_image(square, _PICTURE_SIZE)
+        crop_from_image = geometry.crop_from_image(square, _SHOWN_SIZE)
         image = read_record_image(records[i])
         image_from_crop = geometry.invert(crop_from_image)
-        crops.append(crop_image(image, image_from_crop, _PICTURE_SIZE))
+        crops.append(crop_image(image, image_from_crop, _SHOWN_SIZE))
         dots.append(geometry.apply(crop_from_image, points[i]))
         truths.append(geometry.apply(crop_from_image, targets[i]))
         titles.append(f"line {records[i].line}: NME {100 * errors[i]:.1f} %")
-    plots.draw_predictions(path, crops, np.stack(dots), np.stack(truths), titles)
+    plots.draw_faces(path, crops, np.stack(dots), titles, targets=np.stack(truths))

@@ -1,9 +1,8 @@
 """--mode train: trains, or continues what the work folder holds, and ends with an evaluation."""
 
 import contextlib
-import itertools
+import dataclasses
 import sys
-from functools import partial
 from pathlib import Path
 from signal import Signals
 
@@ -18,18 +17,18 @@ from flm_jax.data.images import ImageError
 from flm_jax.data.loader import WorkerError
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics, plots
-from flm_jax.inference.predictor import predict_faces
-from flm_jax.models.resnet import fold_batch_norm
+from flm_jax.evaluation.faces import predict_faces
 from flm_jax.modes import evaluate
 from flm_jax.runtime import processes, work_folder
-from flm_jax.runtime.checkpoint import Checkpoints, DamagedError, Progress, SaveError
-from flm_jax.runtime.orbax_messages import told_once
+from flm_jax.runtime.checkpoint import Checkpoints, SaveError
+from flm_jax.runtime.devices import put_on_devices, replicated
 from flm_jax.runtime.processes import StopAgreement
+from flm_jax.runtime.restore import DamagedError
 from flm_jax.runtime.signals import collect_signals
 from flm_jax.training.metrics_writer import MetricsWriter, read_metrics
-from flm_jax.training.progress import StepLog, Unreadable, describe_step
-from flm_jax.training.state import TrainState, create_train_state, train_state_shapes
-from flm_jax.training.step import pmap_eval_step, pmap_train_step, put_on_devices, replicated
+from flm_jax.training.progress import StepLog, Unreadable
+from flm_jax.training.state import Progress, TrainState, create_train_state, train_state_shapes
+from flm_jax.training.step import pmap_eval_step, pmap_train_step
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -54,12 +53,13 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     build.enable_compilation_cache(config, workdir)
     with processes.first_alone():
         splits = build.read_splits(config, workdir)
-    build.select_split(config, workdir, splits)  # Rather now than after the training.
+    build.select_split(config, workdir, splits)  # Fails now rather than after the training.
     keep = config.checkpoint
     checkpoints = Checkpoints(workdir, keep_last=keep.keep_last, keep_best=keep.keep_best)
     with collect_signals() as received:
-        with told_once(), contextlib.closing(checkpoints):
-            signal = _train(config, workdir, splits, checkpoints, StopAgreement(received))
+        with contextlib.closing(checkpoints):
+            training = _Training(config, workdir, splits, checkpoints, StopAgreement(received))
+            signal = training.run()
         if processes.is_first():
             rows = read_metrics(workdir)
             work_folder.write_atomically(
@@ -70,153 +70,152 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     evaluate.run(config, workdir)
 
 
-def _train(
-    config: ConfigDict,
-    workdir: Path,
-    splits: build.Splits,
-    checkpoints: Checkpoints,
-    stop: StopAgreement,
-) -> int:
-    """Prepares the loop and runs it, from the last checkpoint or from the start.
+class _Training:
+    """The training loop, from the last checkpoint or the start to the end or a signal."""
 
-    Returns:
-        The signal that stopped it, or 0.
-    """
-    order = build.training_sampler(config, len(splits.training))
-    model, face_loss = build.build_model(config), build.build_face_loss(config)
-    schedule = build.build_schedule(config, len(order))
-    optimizer = build.build_optimizer(config, schedule)
-    state, progress = _initial_state(config, workdir, splits, model, optimizer, checkpoints)
-    if processes.is_first():
-        work_folder.write_atomically(
-            workdir / "config.json", lambda path: path.write_text(config.to_json(indent=2) + "\n")
-        )
-    start = int(state.step)
-    processes.say(build.describe_source(config, workdir))
-    _announce(splits, order, start)
-    if signal := stop.settle():
-        processes.say(f"stopped by {Signals(signal).name} before a step: nothing to save")
-        return signal
-    skip = config.on_nonfinite == "skip"
-    train_step = pmap_train_step(
-        model, optimizer, face_loss, schedule, config.ema_decay, skip_nonfinite=skip
-    )
-    eval_step = pmap_eval_step(build.build_model(config, folded=True), face_loss)
-    ends_epoch = start > 0 and start % order.steps_per_epoch == 0
-    unvalidated = ends_epoch and not checkpoints.is_validated(start)
-    share = config.data.max_unreadable
-    unreadable = {
-        "training": Unreadable("training", splits.training, share),
-        "validation": Unreadable("validation", splits.validation, share),
-    }
-    with (
-        _writer(workdir, start, not unvalidated) as writer,
-        _progress_bar(config, start, len(order)) as bar,
-        contextlib.closing(
-            build.training_batches(config, splits.training, start, unreadable["training"].add)
-        ) as batches,
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        splits: build.Splits,
+        checkpoints: Checkpoints,
+        stop: StopAgreement,
     ):
-        log = StepLog(
-            progress,
-            start,
-            order,
-            batch_size=config.batch_size,
-            every_steps=config.log.every_steps,
-            skip_nonfinite=skip,
-            describe=partial(describe_step, order, splits.training),
-            writer=writer,
-            bar=bar,
+        self._config, self._workdir, self._splits = config, workdir, splits
+        self._checkpoints, self._stop = checkpoints, stop
+        self._sampler = build.training_sampler(config, len(splits.training))
+        model, face_loss = build.build_model(config), build.build_face_loss(config)
+        schedule = build.build_schedule(config, len(self._sampler))
+        optimizer = build.build_optimizer(config, schedule)
+        self._state, self._progress = _initial_state(
+            config, workdir, splits, model, optimizer, checkpoints
         )
+        self._train_step = pmap_train_step(
+            *(model, optimizer, face_loss, schedule, config.ema_decay),
+            skip_nonfinite=config.on_nonfinite == "skip",
+        )
+        self._folded = build.build_model(config, folded=True)
+        self._eval_step = pmap_eval_step(self._folded, face_loss)
+        share = config.data.max_unreadable
+        self._unreadable = Unreadable("training", splits.training, share)
+        self._unreadable_validation = Unreadable("validation", splits.validation, share)
 
-        def validate(state):
-            return _validate(
-                config, eval_step, state, splits.validation, unreadable["validation"], stop
+    def run(self) -> int:
+        """Trains; returns the signal that stopped it, or 0."""
+        start = int(self._state.step)
+        self._announce(start)
+        if signal := self._stop.settle():
+            processes.say(f"stopped by {Signals(signal).name} before a step: nothing to save")
+            return signal
+        ends_epoch = start > 0 and start % self._sampler.steps_per_epoch == 0
+        unvalidated = ends_epoch and not self._checkpoints.is_validated(start)
+        batches = build.training_batches(
+            self._config, self._splits.training, start, self._unreadable.add
+        )
+        with (
+            contextlib.closing(batches),
+            _writer(self._workdir, start, validated=not unvalidated) as writer,
+            _progress_bar(self._config, start, len(self._sampler)) as bar,
+        ):
+            self._log = StepLog(
+                *(self._progress, start, self._sampler, self._splits.training),
+                every_steps=self._config.log.every_steps,
+                skip_nonfinite=self._config.on_nonfinite == "skip",
+                writer=writer,
+                bar=bar,
             )
+            # A signal or an unreadable image has kept the last epoch from its validation.
+            if unvalidated and (scores := self._validate()) is not None:
+                self._log.end_epoch(start, scores)
+                self._checkpoints.set_validation_loss(start, scores["validation_loss"])
+            if not self._stop.settle():
+                self._loop(batches, start)
+            signal = self._stop.settle()
+        for unreadable in (self._unreadable, self._unreadable_validation):
+            if unreadable.rows:
+                print(unreadable)
+        if signal:
+            processes.say(
+                f"stopped by {Signals(signal).name} after step {int(self._state.step)}, "
+                "which is saved; the same command continues"
+            )
+        return signal
 
-        if unvalidated and (scores := validate(state)) is not None:
-            log.end_epoch(start, scores)
-            checkpoints.set_validation_loss(start, scores["validation_loss"])
-        if not stop.settle():
-            state = _loop(
-                config, order, state, batches, train_step, validate, log, checkpoints, stop
+    def _announce(self, start):
+        if processes.is_first():
+            content = self._config.to_json(indent=2) + "\n"
+            work_folder.write_atomically(
+                self._workdir / "config.json", lambda path: path.write_text(content)
             )
-        signal = stop.settle()
-    for each in unreadable.values():
-        if each.rows:
-            print(each)
-    if signal:
+        processes.say(build.describe_source(self._config, self._workdir))
+        continued = f"; continuing after step {start}" if start else ""
+        done = start == len(self._sampler)
         processes.say(
-            f"stopped by {Signals(signal).name} after step {int(state.step)}, "
-            "which is saved; the same command continues"
+            f"{len(self._splits.training)} training, {len(self._splits.validation)} validation and "
+            f"{len(self._splits.test)} test faces; {len(self._sampler)} steps of "
+            f"{self._sampler.batch_size} faces on {jax.device_count()} "
+            f"{jax.devices()[0].device_kind} device(s)"
+            + ("; all of them are done" if done else continued)
         )
-    return signal
 
-
-def _announce(splits, order, start):
-    processes.say(
-        f"{len(splits.training)} training, {len(splits.validation)} validation and "
-        f"{len(splits.test)} test faces; {len(order)} steps of {order.batch_size} faces on "
-        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
-        + _of_the_start(start, len(order))
-    )
-
-
-def _of_the_start(start, num_steps):
-    if start == num_steps:
-        return "; all of them are done"
-    return f"; continuing after step {start}" if start else ""
-
-
-def _loop(
-    config, order, state, batches, train_step, validate, log, checkpoints, stop
-) -> TrainState:
-    """Steps until the end or a signal, and checkpoints on the way and at last."""
-
-    def save(*, last=False, **scores):
-        log.finish()
+    def _loop(self, batches, start):
+        """Steps to the end or a signal; validates every epoch; saves now and then, and at last."""
         try:
-            checkpoints.save(state, log.progress, schema.as_json(config), **scores)
-            if last:
-                checkpoints.wait()
+            for step, batch in enumerate(batches, start + 1):
+                # Both calls return at once: the devices may be steps behind.
+                batch = put_on_devices(self._stop.ask_with(batch))
+                self._state, scalars = self._train_step(self._state, batch)
+                self._stop.hear(scalars)
+                self._log.add(step, scalars)
+                with self._tolerated():
+                    self._checkpoints.check()
+                ends_epoch = step % self._sampler.steps_per_epoch == 0
+                if ends_epoch:
+                    self._end_epoch(step)
+                elif step % self._config.checkpoint.every_steps == 0:
+                    with self._tolerated():
+                        self._save()
+                if self._stop.heard() or (ends_epoch and self._stop.settle()):
+                    break
+        except (ImageError, WorkerError):
+            # The steps so far are good. The other processes are not here to save with this one.
+            if jax.process_count() == 1:
+                self._save()
+                self._checkpoints.wait()
+            raise
+        self._save()
+        self._checkpoints.wait()
+
+    def _end_epoch(self, step):
+        self._log.finish()
+        if (scores := self._validate()) is not None:
+            self._log.end_epoch(step, scores)
+            with self._tolerated():
+                self._save(validation_loss=scores["validation_loss"])
+
+    def _save(self, **scores):
+        self._log.finish()
+        progress = dataclasses.asdict(self._log.progress)
+        self._checkpoints.save(self._state, progress, schema.as_json(self._config), **scores)
+
+    @contextlib.contextmanager
+    def _tolerated(self):
+        """Turns a failed save into a warning, where the config says so."""
+        try:
+            yield
         except SaveError as error:
-            if last or config.checkpoint.on_save_error == "stop":
+            if self._config.checkpoint.on_save_error == "stop":
                 raise
             tqdm.write(f"warning: {error}")
 
-    def check():
-        try:
-            checkpoints.check()
-        except SaveError as error:
-            if config.checkpoint.on_save_error == "stop":
-                raise
-            tqdm.write(f"warning: {error}")
-
-    try:
-        for step, batch in zip(itertools.count(int(state.step) + 1), batches):
-            # Both calls return at once: the batch travels while the devices are steps behind.
-            state, scalars = train_step(state, put_on_devices(stop.ask_with(batch)))
-            stop.hear(scalars)
-            log.add(step, scalars)
-            check()
-            if step % order.steps_per_epoch == 0:
-                log.finish()
-                if (scores := validate(state)) is not None:
-                    log.end_epoch(step, scores)
-                    save(validation_loss=scores["validation_loss"])
-            elif step % config.checkpoint.every_steps == 0:
-                save()
-            if stop.heard() or (step % order.steps_per_epoch == 0 and stop.settle()):
-                break
-    except (ImageError, WorkerError):
-        # The steps until here are good. Of several processes, the others are not here to save.
-        if jax.process_count() == 1:
-            save(last=True)
-        raise
-    save(last=True)
-    return state
+    def _validate(self):
+        return _validate(
+            *(self._config, self._folded, self._eval_step, self._state, self._splits.validation),
+            *(self._unreadable_validation, self._stop),
+        )
 
 
-def _writer(workdir, start, validated):
+def _writer(workdir, start, *, validated):
     if not processes.is_first():
         return contextlib.nullcontext()
     return contextlib.closing(MetricsWriter(workdir, start, validated=validated))
@@ -229,7 +228,7 @@ def _progress_bar(config: ConfigDict, start: int, num_steps: int) -> tqdm:
         unit=" images",
         dynamic_ncols=True,
         smoothing=0.05,
-        mininterval=0.1 if sys.stderr.isatty() else 30,  # A line each, in a file.
+        mininterval=0.1 if sys.stderr.isatty() else 30,  # In a file each update is a line.
         disable=not processes.is_first(),
     )
 
@@ -237,38 +236,39 @@ def _progress_bar(config: ConfigDict, start: int, num_steps: int) -> tqdm:
 def _initial_state(
     config, workdir, splits, model, optimizer, checkpoints
 ) -> tuple[TrainState, Progress]:
-    """The last checkpoint that is whole, or the state before the first step."""
-    progress = Progress(fingerprint=sampler.fingerprint(splits.training))
+    """The last undamaged checkpoint, or the state before the first step."""
+    fingerprint = sampler.fingerprint(splits.training)
     size, averaged = config.data.image_size, config.ema_decay > 0
     shapes = train_state_shapes(model, optimizer, size, averaged)
     while (last := checkpoints.last_step()) is not None:
         try:
             schema.check_restart(checkpoints.config(last), config, workdir)
             state, saved = checkpoints.restore(last, shapes, replicated())
-            break
         except DamagedError as error:
             place = checkpoints.set_aside(last)
             processes.say(f"{error}. It is now {place}; continuing from the one before it")
-    else:
-        key = jax.random.key(config.seed)
-        given = build.starting_values(config, model, splits.training)
-        state = create_train_state(
-            model, optimizer, key, size, replicated(), averaged=averaged, given=given
-        )
-        return state, progress
-    if saved.fingerprint != progress.fingerprint:
-        raise InputError(
-            "the training faces are not those of the checkpoint: the list has changed, and with "
-            "it what the steps would see; restore the list, or choose another --workdir"
-        )
-    return state, saved
+            continue
+        if saved["fingerprint"] != fingerprint:
+            raise InputError(
+                "the training faces are not those of the checkpoint: the list has changed, and "
+                "with it the batches; restore the list, or choose another --workdir"
+            )
+        return state, Progress(**saved)
+    state = create_train_state(
+        *(model, optimizer, jax.random.key(config.seed), size, replicated()),
+        averaged=averaged,
+        given=build.starting_values(config, model, splits.training),
+    )
+    return state, Progress(fingerprint)
 
 
 class _StoppedError(Exception):
     """A signal came."""
 
 
-def _validate(config, eval_step, state, records, unreadable, stop) -> dict[str, float] | None:
+def _validate(
+    config, model, eval_step, state, records, unreadable, stop
+) -> dict[str, float] | None:
     """Loss and NME of what can be read; None where a signal came first."""
 
     def until_stopped(batches):
@@ -280,7 +280,7 @@ def _validate(config, eval_step, state, records, unreadable, stop) -> dict[str, 
     batches = build.evaluation_batches(
         config, records, box=config.data.box, at_unreadable=unreadable.add
     )
-    variables = fold_batch_norm(state.averaged_variables)
+    variables = model.fold_batch_norm(state.averaged_variables)
     with contextlib.closing(batches):
         try:
             predictions = predict_faces(eval_step, variables, until_stopped(batches), len(records))

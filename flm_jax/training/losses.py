@@ -1,6 +1,7 @@
 """Elementwise losses of coordinates in pixels, and the loss of a face made from them."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ from jaxtyping import Array, Float
 
 from flm_jax.errors import InputError, check_keywords
 
-# Predictions f32[b, 98, 2], or f32[b, 98, 3] with the scales of the errors, and targets.
-FaceLoss = Callable[[Float[Array, "b 98 c"], Float[Array, "b 98 2"]], Float[Array, " b"]]
+# The network's outputs and targets f32[b, 98, 2] in pixels of its input -> f32[b].
+FaceLoss = Callable[[Mapping[str, Array], Float[Array, "b 98 2"]], Float[Array, " b"]]
 
 
 def wing_loss(
@@ -88,6 +89,8 @@ def rectified_wing_loss(
         width: the error at which the logarithmic piece ends (w).
         curvature: bends it (epsilon).
     """
+    if rectified >= width:
+        raise InputError(f"loss.rectified={rectified}: expected less than loss.width={width}")
     error = l1_loss(predictions, targets)
     # 0 for |x| < r, w ln(1 + (|x| - r) / eps) for |x| < w, else |x| - C
     inside = width * jnp.log1p(jnp.maximum(error - rectified, 0) / curvature)
@@ -123,48 +126,75 @@ def laplace_loss(
     return l1_loss(predictions, targets) / scale + jnp.log(2 * scale)
 
 
+# Elementwise: predictions, targets -> losses, with keyword hyperparameters. A loss that needs more
+# of what the head predicts takes it as a third argument of that name, as `laplace_loss` takes
+# `scale`.
+LOSSES: dict[str, Callable[..., Array]] = {
+    "wing": wing_loss,
+    "soft_wing": soft_wing_loss,
+    "rectified_wing": rectified_wing_loss,
+    "l1": l1_loss,
+    "smooth_l1": optax.losses.huber_loss,  # which is delta times it
+    "laplace": laplace_loss,
+}
+
+
 def make_face_loss(
-    name: str, *, reference_size: int, image_size: int, **hyperparameters: float
+    name: str,
+    *,
+    reference_size: float,
+    image_size: int,
+    head_outputs: Sequence[str] = (),
+    **hyperparameters: float,
 ) -> FaceLoss:
     """The mean over a face's coordinates, in pixels of a reference crop.
 
     Args:
-        name: `wing`, `soft_wing`, `rectified_wing`, `l1`, `smooth_l1` (optax's Huber loss, which is
-            delta times it), or `laplace`, whose predictions have a scale beside x and y.
+        name: one of `LOSSES`.
         reference_size: the side of the crop whose pixels the loss is taken in, so that its
             hyperparameters mean the same at every input size. With 1 the targets are normalised to
             the unit square.
         image_size: the side of the network's input, in whose pixels the coordinates are.
+        head_outputs: what the head predicts for the loss alone, in pixels: `Head.loss_inputs`.
         **hyperparameters: of the elementwise loss.
 
     Returns:
-        A function of predictions and targets, f32[b, 98, 2 or 3], f32[b, 98, 2] -> f32[b].
+        A function of the network's outputs and the targets f32[b, 98, 2] -> f32[b].
+
+    Raises:
+        InputError: no such loss or hyperparameter, or a loss that does not fit the head.
     """
-    losses: dict[str, Callable[..., Array]] = {
-        "wing": wing_loss,
-        "soft_wing": soft_wing_loss,
-        "rectified_wing": rectified_wing_loss,
-        "l1": l1_loss,
-        "smooth_l1": optax.losses.huber_loss,
-        "laplace": laplace_loss,
-    }
-    if name not in losses:
-        raise InputError(f"loss.name={name}: expected one of {', '.join(losses)}")
-    learned = (0,) if name == "laplace" else ()  # what the network predicts beside x and y
-    check_keywords("loss", losses[name], 0, 0, *learned, **hyperparameters)
+    if name not in LOSSES:
+        raise InputError(f"loss.name={name}: expected one of {', '.join(LOSSES)}")
+    extras = _extra_arguments(LOSSES[name])
+    if extras != tuple(head_outputs):
+        raise InputError(
+            f"loss.name={name} takes {' and '.join(extras) or 'points alone'}, but the head "
+            f"predicts {' and '.join(head_outputs) or 'points alone'}: choose another loss.name "
+            "or model.head.name"
+        )
+    check_keywords("loss", LOSSES[name], 0, 0, *extras, **hyperparameters)
     for key, value in {"reference_size": reference_size, **hyperparameters}.items():
         if not value > 0:
             raise InputError(f"loss.{key}={value}: expected a positive number")
-    if name == "rectified_wing" and hyperparameters["rectified"] >= hyperparameters["width"]:
-        raise InputError(
-            f"loss.rectified={hyperparameters['rectified']}: expected less than loss.width"
-        )
-    elementwise = partial(losses[name], **hyperparameters)
+    elementwise = partial(LOSSES[name], **hyperparameters)
+    elementwise(*(jnp.ones(()) for _ in range(2 + len(extras))))  # Raises now what it would later.
     scale = reference_size / image_size
 
-    def face_loss(predictions, targets):
-        points, scales = scale * predictions[..., :2], scale * predictions[..., 2:]
-        learned = (scales,) if name == "laplace" else ()
-        return elementwise(points, scale * targets, *learned).mean(axis=(1, 2))
+    def face_loss(outputs, targets):
+        more = (scale * outputs[extra][..., None] for extra in extras)
+        losses = elementwise(scale * outputs["landmarks"], scale * targets, *more)
+        return losses.mean(axis=(1, 2))
 
     return face_loss
+
+
+def _extra_arguments(loss) -> tuple[str, ...]:
+    """The names of what a loss takes besides predictions and targets, hyperparameters apart."""
+    positional = [
+        parameter.name
+        for parameter in inspect.signature(loss).parameters.values()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and parameter.default is parameter.empty
+    ]
+    return tuple(positional[2:])

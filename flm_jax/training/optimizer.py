@@ -20,18 +20,13 @@ def make_schedule(name: str, *, learning_rate: float, num_steps: int, **settings
         **settings: `warmup`, the share in which the rate rises linearly from 0; `final`, the share
             of the peak at the end; `drops`, the shares at which the rate is multiplied by `factor`.
     """
-    schedules: dict[str, Callable[..., optax.Schedule]] = {
-        "constant": _constant,
-        "cosine": _cosine,
-        "steps": _steps,
-    }
-    if name not in schedules:
-        raise InputError(f"schedule.name={name}: expected one of {', '.join(schedules)}")
-    check_keywords("schedule", schedules[name], learning_rate, num_steps, **settings)
+    if name not in SCHEDULES:
+        raise InputError(f"schedule.name={name}: expected one of {', '.join(SCHEDULES)}")
+    check_keywords("schedule", SCHEDULES[name], learning_rate, num_steps, **settings)
     warmup = settings.get("warmup", 0.0)
     if not 0 <= warmup < 1:
         raise InputError(f"schedule.warmup={warmup}: expected a share of the training in [0, 1)")
-    return schedules[name](learning_rate, num_steps, **settings)
+    return SCHEDULES[name](learning_rate, num_steps, **settings)
 
 
 def make_optimizer(
@@ -54,16 +49,11 @@ def make_optimizer(
             larger batch.
         **hyperparameters: of the optimiser.
     """
-    optimizers: dict[str, Callable] = {
-        "adam": optax.adam,
-        "adamw": partial(optax.adamw, mask=_kernels),
-        "sgd": optax.sgd,
-    }
-    if name not in optimizers:
-        raise InputError(f"optimizer.name={name}: expected one of {', '.join(optimizers)}")
-    check_keywords("optimizer", optimizers[name], schedule, **hyperparameters)
+    if name not in OPTIMIZERS:
+        raise InputError(f"optimizer.name={name}: expected one of {', '.join(OPTIMIZERS)}")
+    check_keywords("optimizer", OPTIMIZERS[name], schedule, **hyperparameters)
     # The optimiser counts its updates, the schedule steps.
-    chain = [optimizers[name](lambda count: schedule(count * grad_accum_steps), **hyperparameters)]
+    chain = [OPTIMIZERS[name](lambda count: schedule(count * grad_accum_steps), **hyperparameters)]
     if clip_norm:
         chain.insert(0, optax.clip_by_global_norm(clip_norm))
     if backbone_lr_scale != 1:
@@ -108,3 +98,15 @@ def _steps(peak, num_steps, *, warmup, drops, factor):
     return optax.join_schedules(
         [optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps]
     )
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "steps": _steps,
+}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": optax.adam,
+    "adamw": partial(optax.adamw, mask=_kernels),  # no decay of biases and batch norm
+    "sgd": optax.sgd,
+}

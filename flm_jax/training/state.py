@@ -1,5 +1,6 @@
 """What training changes, as one pytree of arrays."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,21 @@ class TrainState:
     def averaged_variables(self) -> dict[str, Any]:
         """What validation and evaluation apply: the averages, where there are any."""
         return self.average or self.variables
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a checkpoint holds of a run besides its state; the step then names the next batch.
+
+    Attributes:
+        fingerprint: of the training faces in their order.
+        epoch_loss: the sum of the losses of this epoch's steps so far.
+        epoch_skipped: how many of those steps were not finite and are not in the sum.
+    """
+
+    fingerprint: int
+    epoch_loss: float = 0.0
+    epoch_skipped: int = 0
 
 
 def train_state_shapes(

@@ -14,16 +14,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from flm_jax.errors import InputError
+from flm_jax.runtime.devices import AXIS
 from flm_jax.training.losses import FaceLoss
 from flm_jax.training.state import TrainState
-
-AXIS = "batch"
 
 Batch = dict[str, Array]
 
@@ -48,13 +44,13 @@ def train_step(
     """
 
     def loss_sum(params):
-        predictions, updated = model.apply(
+        outputs, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             batch["image"],
             train=True,
             mutable=["batch_stats"],
         )
-        losses = face_loss(predictions, batch["landmarks"])
+        losses = face_loss(outputs, batch["landmarks"])
         return (losses * batch["mask"]).sum(), updated["batch_stats"]
 
     (loss, batch_stats), gradients = jax.value_and_grad(loss_sum, has_aux=True)(state.params)
@@ -93,30 +89,30 @@ def _update_average(state: TrainState, decay: float) -> TrainState:
 
 
 def eval_step(
-    variables: dict[str, Any], batch: Batch, *, model: nn.Module, face_loss: FaceLoss
+    variables: dict[str, Any],
+    batch: Batch,
+    *,
+    model: nn.Module,
+    face_loss: FaceLoss | None = None,
 ) -> dict[str, Array]:
-    """Predictions for the global batch, gathered on every device in the batch's order.
+    """The network's outputs for the global batch, gathered on every device in the batch's order.
 
     Args:
         variables: what the model takes.
-        batch: a device's share.
-        model: images -> landmarks, perhaps with batch norm folded.
-        face_loss: predictions and landmarks -> f32[b/d].
+        batch: a device's share; `image` suffices without a loss.
+        model: images -> outputs, perhaps with batch norm folded.
+        face_loss: outputs and landmarks -> f32[b/d].
 
     Returns:
-        `landmarks` f32[d, b/d, 98, 2] in pixels of the images, `scale` f32[d, b/d, 98] of their
-        errors where the network predicts it, and `loss` f32[d, b/d], for the d devices, beside
-        `index`, `mask` and `image_from_crop` as they came.
+        The outputs as [d, b/d, ...] for the d devices, `landmarks` f32[d, b/d, 98, 2] in pixels of
+        the images among them; `loss` f32[d, b/d] where there is one; and `index`, `mask` and
+        `image_from_crop` as they came.
     """
-    predictions: Any = model.apply(variables, batch["image"], train=False)
-    output = {
-        "landmarks": predictions[..., :2],
-        "loss": face_loss(predictions, batch["landmarks"]),
-        **{name: batch[name] for name in ("index", "mask", "image_from_crop")},
-    }
-    if predictions.shape[-1] == 3:
-        output["scale"] = predictions[..., 2]
-    return jax.lax.all_gather(output, AXIS)
+    outputs: Any = model.apply(variables, batch["image"], train=False)
+    if face_loss is not None:
+        outputs = {**outputs, "loss": face_loss(outputs, batch["landmarks"])}
+    passed = {name: batch[name] for name in ("index", "mask", "image_from_crop") if name in batch}
+    return jax.lax.all_gather({**outputs, **passed}, AXIS)
 
 
 def pmap_train_step(
@@ -169,16 +165,11 @@ def _skip_non_finite(step):
 
 
 def pmap_eval_step(
-    model: nn.Module, face_loss: FaceLoss
+    model: nn.Module, face_loss: FaceLoss | None = None
 ) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
     """`eval_step` on all devices. Batches are `[d, b/d, ...]`."""
     step = partial(eval_step, model=model, face_loss=face_loss)
     return _pmap(step, _CPU_EVALUATION, out_axes=None)
-
-
-def pmap_max() -> Callable[[Any], Array]:
-    """The largest number of all devices of all processes. Takes `[d]`, one for each device here."""
-    return jax.pmap(partial(jax.lax.pmax, axis_name=AXIS), axis_name=AXIS, out_axes=None)
 
 
 def _pmap(step, cpu_options, out_axes, donate_argnums=(), devices=None):
@@ -218,36 +209,3 @@ def _known(options):
     except jax.errors.JaxRuntimeError:
         return {}
     return options
-
-
-def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
-    """How the mapped steps hold the state: whole, on every device, of all or of those given.
-
-    A state that comes in otherwise is moved, and costs the train step a second compilation.
-    """
-    return NamedSharding(Mesh(np.array(devices or jax.devices()), (AXIS,)), PartitionSpec())
-
-
-def split_over_devices(batch: dict[str, Any], num_devices: int) -> dict[str, Any]:
-    """This process's batch `[b, ...]` as `[d, b/d, ...]`, without a copy."""
-    return {
-        name: values.reshape(num_devices, -1, *values.shape[1:]) for name, values in batch.items()
-    }
-
-
-def put_on_devices(batch: dict[str, Any], devices: Sequence[jax.Device] | None = None) -> Batch:
-    """This process's batch `[b, ...]` on its devices, or those given, as `[d, b/d, ...]`; copies
-    meanwhile."""
-    devices = devices or jax.local_devices()
-    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-    return jax.device_put(split_over_devices(batch, len(devices)), sharding)
-
-
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-    """Raises InputError unless the devices divide the batch."""
-    if batch_size % num_devices or batch_size < 1:
-        nearest = max(1, round(batch_size / num_devices)) * num_devices
-        raise InputError(
-            f"batch_size={batch_size} does not divide over {num_devices} devices; "
-            f"--config.batch_size={nearest} does"
-        )

@@ -6,9 +6,8 @@ import itertools
 import cv2
 import numpy as np
 import pytest
-from support.faces import blob_position
+from support.faces import OFF, blob_position
 
-from configs import wflw_resnet50
 from flm_jax import geometry
 from flm_jax.data import augmentation, loader, sampler
 from flm_jax.data.crop import crop_box, crop_image, crop_map
@@ -17,7 +16,6 @@ from flm_jax.drawing.render import render_head
 from flm_jax.errors import InputError
 from flm_jax.landmarks import MIRROR
 
-OFF = wflw_resnet50.AUGMENTATION
 BOX = np.array([150, 100, 250, 240], np.float32)
 CROP = {"margin": 10.0, "factor": 1.0, "square": False}
 SQUARE = {"margin": 0.0, "factor": 1.2, "square": True}

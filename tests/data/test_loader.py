@@ -12,9 +12,8 @@ import time
 
 import numpy as np
 import pytest
-from support.faces import CROP, TURNED, address
+from support.faces import CROP, OFF, TURNED, address
 
-from configs.wflw_resnet50 import AUGMENTATION
 from flm_jax import geometry
 from flm_jax.data import loader, memory
 from flm_jax.data.batches import BatchReader
@@ -230,7 +229,7 @@ def test_a_face_that_cannot_be_read_counts_for_nothing(train_records):
 
 def test_a_face_that_cannot_be_read_spoils_no_other_by_a_patch_of_it(train_records):
     """Though every face has a patch of another."""
-    settings = {**AUGMENTATION, "paste": {**AUGMENTATION["paste"], "probability": 1.0}}
+    settings = {**OFF, "paste": {**OFF["paste"], "probability": 1.0}}
     broken = unreadable_at(set(range(2, 8)), train_records[:8])
     sampler = make_sampler(num_faces=8, batch_size=8)
     told = []

@@ -12,7 +12,7 @@ PLAIN = (0.0, 0.0, 0.0, 0.0)
 
 
 class FakeNet:
-    """Says of any picture that there are faces of `size` at cells (row, column, score)."""
+    """Says of any image that there are faces of `size` at cells (row, column, score)."""
 
     def __init__(self, faces, size):
         self.faces, self.size, self.inputs = faces, size, []
@@ -32,75 +32,59 @@ class FakeNet:
 
 
 def fake(monkeypatch, faces, size=(48, 32), **settings):
-    net = FakeNet(faces, size)
-    monkeypatch.setattr(cv2.dnn, "readNetFromONNX", lambda path: net)
-    return net, detector.CenterFace(path="file.onnx", margins=PLAIN, side=320, **settings)
+    nets = []
+    monkeypatch.setattr(
+        cv2.dnn, "readNetFromONNX", lambda path: nets.append(FakeNet(faces, size)) or nets[-1]
+    )
+    settings = {"path": "file.onnx", "margins": PLAIN, "side": 320, **settings}
+    return nets, detector.CenterFace(**settings)
 
 
-def test_a_cell_becomes_a_box_in_pixels_of_the_picture(monkeypatch):
-    net, detect = fake(monkeypatch, [(20, 30, 0.9)])
+def test_a_cell_becomes_a_box_in_pixels_of_the_image(monkeypatch):
+    nets, detect = fake(monkeypatch, [(20, 30, 0.9)])
     found = detect(np.zeros((400, 640, 3), np.uint8))
-    assert net.inputs[0].shape == (1, 3, 224, 320), "200 rows, black up to a multiple of 32"
-    # Middle at (30 + 0.5 + 0.5, 20 + 0.25 + 0.5) cells of 4 px of half the picture's size.
+    assert nets[0].inputs[0].shape == (1, 3, 224, 320), "200 rows, black up to a multiple of 32"
+    # Middle at (30 + 0.5 + 0.5, 20 + 0.25 + 0.5) cells of 4 px of half the image's size.
     x, y = 2 * 4 * np.array([31, 20.75]) - 0.5
-    expected = [x - 32, y - 48, x + 32, y + 48]
-    np.testing.assert_allclose(found.boxes[0], expected, atol=1e-3)
+    np.testing.assert_allclose(found.boxes, [[x - 32, y - 48, x + 32, y + 48]], atol=1e-3)
     assert found.scores == pytest.approx([0.9])
 
 
-def test_one_face_gives_one_box_the_best(monkeypatch):
-    _, detect = fake(monkeypatch, [(20, 30, 0.7), (20, 31, 0.9), (21, 30, 0.6), (20, 60, 0.8)])
-    found = detect(np.zeros((320, 320, 3), np.uint8))
-    assert found.scores == pytest.approx([0.9, 0.8])
+def test_each_face_has_one_box_the_best_above_the_threshold(monkeypatch):
+    cells = [(20, 30, 0.7), (20, 31, 0.9), (21, 30, 0.6), (20, 38, 0.8), (35, 5, 0.4)]
+    image = np.zeros((320, 320, 3), np.uint8)
+    for threshold, scores in ((0.5, [0.9, 0.8]), (0.3, [0.9, 0.8, 0.4]), (0.95, [])):
+        nets, detect = fake(monkeypatch, cells, threshold=threshold)
+        found = detect(image)
+        assert found.scores == pytest.approx(scores)
+        assert found.boxes.shape == (len(scores), 4)
+    sides = [blob.shape[2] for blob in nets[0].inputs]
+    assert sides == [320, 160], "without a face a second look at half the size"
 
 
-def test_scores_below_the_threshold_are_no_faces(monkeypatch):
-    net, detect = fake(monkeypatch, [(5, 5, 0.4)])
-    found = detect(np.zeros((320, 320, 3), np.uint8))
-    assert found.boxes.shape == (0, 4)
-    assert [blob.shape[2] for blob in net.inputs] == [320, 160], "a second look, at half the size"
-    _, detect = fake(monkeypatch, [(5, 5, 0.4)], threshold=0.3)
-    assert len(detect(np.zeros((320, 320, 3), np.uint8)).boxes) == 1
-
-
-def test_each_thread_has_a_net_of_its_own(monkeypatch):
-    nets = []
-    monkeypatch.setattr(
-        cv2.dnn, "readNetFromONNX", lambda path: nets.append(FakeNet([], (8, 8))) or nets[-1]
-    )
-    detect = detector.CenterFace(path="file.onnx")
-    image = np.zeros((64, 64, 3), np.uint8)
-    threads = [threading.Thread(target=detect, args=(image,)) for _ in range(3)]
+def test_threads_and_images_of_any_shape_can_be_served(monkeypatch):
+    nets, detect = fake(monkeypatch, [])
+    shapes = [(1, 1), (3, 2000), (2000, 3), (7, 9)]
+    images = [np.zeros((*shape, 3), np.uint8) for shape in shapes]
+    threads = [threading.Thread(target=detect, args=(image,)) for image in images]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(nets) == 3
+    assert [len(net.inputs) for net in nets] == [2] * 4, "a net serves one thread"
 
 
 def test_drawn_faces_are_found():
     """By CenterFace itself, whose weights the extra `predict` brings."""
     detect = detector.CenterFace()
     found = total = 0
-    for seed in range(8):
-        picture = dataset.draw_picture(np.random.default_rng(seed), 1)
-        boxes = detect(np.ascontiguousarray(picture.image[..., ::-1])).boxes
-        total += len(picture.faces)
-        for face in picture.faces:
+    for seed in range(4):
+        drawn = dataset.draw_picture(np.random.default_rng(seed), 1)
+        boxes = detect(np.ascontiguousarray(drawn.image[..., ::-1])).boxes
+        total += len(drawn.faces)
+        for face in drawn.faces:
             found += len(boxes) and detector.overlaps(boxes, face.box).max() > 0.4
     assert found >= 0.7 * total
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3), (7, 9)])
-def test_pictures_of_any_shape_can_be_looked_at(monkeypatch, shape):
-    _, detect = fake(monkeypatch, [])
-    assert detect(np.zeros((*shape, 3), np.uint8)).scores.shape == (0,)
-
-
-def test_without_the_extra_the_message_says_how_to_go_on(monkeypatch):
-    monkeypatch.setattr(detector.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install .*predict.*--boxes FILE.*--boxes image"):
-        detector.load_detector("centerface", 0.5)
 
 
 def test_a_yunet_file_is_run_by_opencv(monkeypatch, tmp_path):
@@ -114,21 +98,25 @@ def test_a_yunet_file_is_run_by_opencv(monkeypatch, tmp_path):
             row[0, :4], row[0, -1] = (64, 32, 64, 96), 0.8
             return 1, row
 
-    path = tmp_path / "yunet.onnx"
-    path.write_bytes(b"x")
     monkeypatch.setattr(cv2.FaceDetectorYN, "create", lambda *arguments: Net())
-    detect = detector.YuNet(str(path), margins=PLAIN)
+    detect = detector.YuNet("yunet.onnx", margins=PLAIN)
     found = detect(np.zeros((320, 320, 3), np.uint8))  # Twice as large for the net.
     np.testing.assert_allclose(found.boxes, [[31.5, 15.5, 63.5, 63.5]])
     assert found.scores == pytest.approx([0.8])
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(None, "expected centerface, or the file"), (b"x", "not a face detec")]
-)
-def test_a_wrong_detector_file_is_refused(tmp_path, content, message):
-    path = tmp_path / "net.onnx"
-    if content:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        detector.load_detector(str(path), 0.5)
+def test_a_missing_detector_is_refused_with_what_to_do(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="expected centerface, or the file"):
+        detector.load_detector(str(tmp_path / "net.onnx"), 0.5)
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    with pytest.raises(InputError, match="not a face detector that OpenCV can run"):
+        detector.load_detector(str(tmp_path / "net.onnx"), 0.5)
+    monkeypatch.setattr(detector.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install .*predict.*--boxes FILE.*--boxes image"):
+        detector.load_detector("centerface", 0.5)
+
+
+def test_a_network_that_is_no_detector_is_refused():
+    """CenterFace's own file has other outputs than a YuNet's."""
+    with pytest.raises(InputError, match="not a face detector that OpenCV can run"):
+        detector.load_detector(detector._centerface_path(), 0.5)

@@ -9,7 +9,7 @@ import pytest
 from support.networks import random_variables
 
 from flm_jax.models.network import LandmarkRegressor
-from flm_jax.models.resnet import ResNet, fold_batch_norm
+from flm_jax.models.resnet import ResNet
 
 
 def conv(x, kernel, stride):
@@ -53,7 +53,7 @@ def reference_resnet(images, variables, stage_sizes, bottleneck):
                 x = conv(x, block["downsample_conv"]["kernel"], stride)
                 x = norm(x, [name, "downsample_bn"])
             x = np.maximum(x + y, 0)
-    return x.mean(axis=(1, 2))
+    return x
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
@@ -75,10 +75,10 @@ def test_folded_batch_norm_gives_the_same_landmarks(bottleneck):
     model = LandmarkRegressor(ResNet(**settings))
     folded_model = LandmarkRegressor(ResNet(**settings, folded=True))
     variables = random_variables(model, images)
-    folded = fold_batch_norm(variables)
-    expected = model.apply(variables, images, train=False)
+    folded = model.fold_batch_norm(variables)
+    expected = model.apply(variables, images, train=False)["landmarks"]
     np.testing.assert_allclose(
-        folded_model.apply(folded, images, train=False), expected, rtol=1e-4, atol=1e-3
+        folded_model.apply(folded, images, train=False)["landmarks"], expected, rtol=1e-4, atol=1e-3
     )
     shapes = jax.eval_shape(lambda: folded_model.init(jax.random.key(0), images, train=False))
     assert jax.tree.map(np.shape, folded) == jax.tree.map(np.shape, shapes)
@@ -100,8 +100,8 @@ def test_the_head_counts_in_pixels_of_224(size):
     images = jnp.zeros((2, size, size, 3))
     variables = jax.tree.map(jnp.zeros_like, small().init(jax.random.key(0), images, train=False))
     bias = np.random.default_rng(0).uniform(0, 224, 196).astype(np.float32)
-    variables["params"]["head"]["bias"] = jnp.asarray(bias)
-    landmarks = small().apply(variables, images, train=False)
+    variables["params"]["head"]["points"]["bias"] = jnp.asarray(bias)
+    landmarks = small().apply(variables, images, train=False)["landmarks"]
     np.testing.assert_allclose(landmarks[1], bias.reshape(98, 2) * size / 224, rtol=1e-6)
 
 
@@ -115,6 +115,7 @@ def test_bfloat16_computes_with_float32_parameters_statistics_and_output():
     own = small(dtype=jnp.bfloat16).init(jax.random.key(0), images, train=False)
     for leaf in jax.tree.leaves((own, updated)):
         assert leaf.dtype == jnp.float32
+    half, exact = half["landmarks"], exact["landmarks"]
     assert half.dtype == jnp.float32
     assert not np.array_equal(half, exact)
     np.testing.assert_allclose(half, exact, atol=0.05)

@@ -5,13 +5,16 @@ import pytest
 from support.networks import load_evaluation, make_config, make_state, save_state
 
 from flm_jax import geometry, landmarks
-from flm_jax.config import build
+from flm_jax.config import build, schema, weights
+from flm_jax.config.weights import load_weights, trained_config
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
-from flm_jax.inference.predictor import predict_faces, restore
+from flm_jax.evaluation.faces import predict_faces
+from flm_jax.evaluation.report import format_table
 from flm_jax.modes import evaluate
 
 NO_WEIGHTS: dict = {}
+PASSED = ("landmarks", "index", "mask", "image_from_crop")
 
 
 def with_everything(config):
@@ -125,10 +128,34 @@ def test_a_subset_list_has_files_and_figures_of_its_own(evaluated, test_records)
 
 def test_the_table_names_every_subset_and_the_mean_shape(evaluated):
     figures, _ = load_evaluation(evaluated[0])
-    table = evaluate.format_table(figures)
+    table = format_table(figures)
     for name in ("test, all", "pose", "blur", "NME %", "FR10 %", "AUC10", "loss"):
         assert name in table
     assert table.splitlines()[-1] == f"mean shape NME {figures['nme_mean_shape']:.2f} %"
+
+
+def test_the_training_knows_all_that_is_not_given(evaluated):
+    workdir, config = evaluated
+    found = trained_config(workdir, {"evaluate.split": "blur", "evaluate.boxes": ("landmarks",)})
+    assert found.evaluate.split == "blur"
+    assert list(found.evaluate.boxes) == ["landmarks"]
+    found.evaluate = config.evaluate
+    assert schema.as_json(found) == schema.as_json(config)
+    with pytest.raises(InputError, match=r"config.evaluate has unknown keys \['slpit'\]"):
+        schema.check(trained_config(workdir, {"evaluate.slpit": "blur"}))
+
+
+def test_a_key_that_is_new_since_the_training_has_its_default(evaluated, tmp_path, monkeypatch):
+    workdir, _ = evaluated
+    base = weights.base_config
+
+    def newer():
+        found = base()
+        found.evaluate.new = 3
+        return found
+
+    monkeypatch.setattr(weights, "base_config", newer)
+    assert trained_config(workdir, {}).evaluate.new == 3
 
 
 def test_an_unknown_split_is_an_error(evaluated):
@@ -146,9 +173,7 @@ def test_predictions_go_home_by_the_inverse_of_the_crop(test_records, faces_root
 
     def knows_the_answer(state, batch):
         loss = np.zeros(batch["mask"].shape, np.float32)
-        return {key: batch[key] for key in ("landmarks", "index", "mask", "image_from_crop")} | {
-            "loss": loss
-        }
+        return {name: batch[name] for name in PASSED} | {"loss": loss}
 
     found = predict_faces(knows_the_answer, NO_WEIGHTS, batches, len(test_records))
     truth = np.stack([record.landmarks for record in test_records])
@@ -165,7 +190,9 @@ def test_a_face_that_comes_twice_or_never_is_noticed(test_records, faces_root):
     batches = list(build.evaluation_batches(config, test_records, box="rectangle"))
 
     def echo(state, batch):
-        return batch | {"loss": np.zeros(batch["mask"].shape, np.float32)}
+        return {name: batch[name] for name in PASSED} | {
+            "loss": np.zeros(batch["mask"].shape, np.float32)
+        }
 
     for wrong in (batches[:-1], batches + batches[:1]):
         with pytest.raises(AssertionError, match="counted other than once"):
@@ -235,11 +262,9 @@ def test_the_landmarks_protocol_crops_around_the_true_points(thorough):
     _, arrays = load_evaluation(workdir, "_train")
     splits = build.read_splits(config, workdir)
     batches = build.evaluation_batches(config, splits.training, box="landmarks")
-    _, _, state = restore(workdir, "best", config)
+    variables = load_weights(workdir, "best", config).variables
     eval_step = evaluate.pmap_eval_step(build.build_model(config), build.build_face_loss(config))
-    found = predict_faces(
-        eval_step, state.averaged_variables, batches, len(splits.training)
-    ).landmarks
+    found = predict_faces(eval_step, variables, batches, len(splits.training)).landmarks
     np.testing.assert_allclose(arrays["landmarks_landmarks_plain"], found, atol=1e-2)
     assert np.abs(found - arrays["landmarks"]).max() > 1
 
@@ -255,9 +280,7 @@ def test_a_mirrored_look_finds_the_faces_as_they_are(test_records, faces_root):
 
     def knows_the_answer(state, batch):
         loss = np.zeros(batch["mask"].shape, np.float32)
-        return {key: batch[key] for key in ("landmarks", "index", "mask", "image_from_crop")} | {
-            "loss": loss
-        }
+        return {name: batch[name] for name in PASSED} | {"loss": loss}
 
     found = predict_faces(knows_the_answer, NO_WEIGHTS, batches, len(test_records)).landmarks
     truth = np.stack([record.landmarks for record in test_records])
@@ -275,7 +298,7 @@ def test_box_errors_grow_from_boxes_of_the_stated_size(thorough):
 
 
 def test_the_table_has_every_protocol_and_box_error(thorough):
-    table = evaluate.format_table(load_evaluation(thorough[0], "_train")[0])
+    table = format_table(load_evaluation(thorough[0], "_train")[0])
     for name in (
         "box rectangle, tta",
         "box landmarks, plain",
@@ -291,12 +314,12 @@ def test_a_learned_scale_is_written_in_image_pixels(test_records, faces_root):
     batches = list(build.evaluation_batches(config, test_records, box="rectangle"))
 
     def five_pixels(state, batch):
-        return batch | {
+        return {name: batch[name] for name in PASSED} | {
             "loss": np.zeros(batch["mask"].shape, np.float32),
             "scale": np.full(batch["landmarks"].shape[:-1], 5, np.float32),
         }
 
-    found = predict_faces(five_pixels, NO_WEIGHTS, batches, len(test_records)).scale
-    for record, scale in zip(test_records, found, strict=True):
+    found = predict_faces(five_pixels, NO_WEIGHTS, batches, len(test_records), ("scale",))
+    for record, scale in zip(test_records, found.outputs["scale"], strict=True):
         width, height = record.box[2:] - record.box[:2] + 20
         np.testing.assert_allclose(scale, 5 * np.sqrt(width * height) / 32, rtol=1e-5)

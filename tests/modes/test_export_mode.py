@@ -1,4 +1,3 @@
-import dataclasses
 import importlib
 import json
 import subprocess
@@ -15,22 +14,21 @@ from flm_jax import landmarks
 from flm_jax.config import build
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
-from flm_jax.export import page
 from flm_jax.modes import evaluate, export
 
-ARTEFACTS = {"landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax", "landmarks.json", "browser"}
+FILES = {"landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax", "landmarks.json", "browser"}
 
 
 @pytest.fixture(autouse=True)
 def _no_npm(monkeypatch, tmp_path):
-    """Nothing is fetched here: tests/test_browser_page.py does that."""
+    """Nothing is fetched here: test_browser.py does that."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, faces_root):
-    """The folder of an evaluated and exported network, its config, what was printed is not kept;
-    and the network with its inputs and outputs for the test faces."""
+    """An exported network's work folder, evaluated before, its config, and what the network itself
+    finds in the test faces: images and points."""
     workdir = tmp_path_factory.mktemp("work")
     config = make_config(faces_root)
     model, variables = save_weights(config, workdir)
@@ -41,62 +39,56 @@ def exported(tmp_path_factory, faces_root):
     splits = build.read_splits(config, workdir)
     batches = list(build.evaluation_batches(config, splits.test, box="rectangle"))
     images = np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
-    points = np.asarray(model.apply(variables, jax.numpy.asarray(images), train=False))
-    return workdir, config, images, points
+    apply = jax.jit(lambda images: model.apply(variables, images, train=False))
+    return workdir, config, images, np.asarray(apply(images)["landmarks"])
 
 
-def session(path):
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+@pytest.fixture
+def unexported(exported, tmp_path):
+    """The same weights in another work folder, and a config to change."""
+    (tmp_path / "checkpoints").symlink_to(exported[0] / "checkpoints")
+    return tmp_path, exported[1].copy_and_resolve_references()
 
 
-def test_all_artefacts_are_there(exported):
-    assert {path.name for path in (exported[0] / "export").iterdir()} == ARTEFACTS
+def run_onnx(path, images):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"images": images}), strict=True))
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("", 1e-3), ("_fp16", 0.1)])
-def test_onnx_finds_the_networks_points(exported, name, tolerance):
-    workdir, _, images, points = exported
-    (found,) = session(workdir / f"export/landmarks{name}.onnx").run(None, {"images": images})
-    assert found.shape == (20, 98, 2)
-    np.testing.assert_allclose(found, points, atol=tolerance)
+def read_metadata(workdir):
+    return json.loads((workdir / "export/landmarks.json").read_text())
 
 
 def test_the_comparison_states_what_is_so(exported):
-    workdir, _, images, points = exported
-    metadata = json.loads((workdir / "export/landmarks.json").read_text())
-    comparison = metadata["comparison"]
-    assert comparison["split"] == "test"
-    assert comparison["num_faces"] == 20
+    workdir, config, images, points = exported
+    assert {path.name for path in (workdir / "export").iterdir()} == FILES
+    comparison = read_metadata(workdir)["comparison"]
+    assert (comparison["split"], comparison["num_faces"]) == ("test", 20)
     figures = json.loads((workdir / "evaluation.json").read_text())
     for name in ("network", "landmarks.onnx", "landmarks.jax"):
         assert comparison[name]["nme"] == pytest.approx(figures["nme"], rel=1e-4)
-        assert comparison[name]["most_px"] < 1e-3
-    (half,) = session(workdir / "export/landmarks_fp16.onnx").run(None, {"images": images})
+        assert comparison[name]["max_difference"]["landmarks"] < 1e-3
+    single, half = (
+        run_onnx(workdir / "export" / name, images)["landmarks"]
+        for name in ("landmarks.onnx", "landmarks_fp16.onnx")
+    )
+    np.testing.assert_allclose(single, points, atol=1e-3)
     row = comparison["landmarks_fp16.onnx"]
-    assert row["most_px"] == pytest.approx(np.abs(half - points).max(), abs=1e-4)
+    difference = row["max_difference"]["landmarks"]
+    assert 0 < difference == pytest.approx(np.abs(half - points).max(), abs=1e-4)
     arrays = np.load(workdir / "predictions.npz")
-    splits = build.read_splits(exported[1], workdir)
+    splits = build.read_splits(config, workdir)
     sides = np.stack([record.box[2:] - record.box[:2] + 20 for record in splits.test])
     moved = (half - points) * sides[:, None] / 32
-    assert row["most_image_px"] == pytest.approx(np.abs(moved).max(), rel=1e-2)
+    assert row["max_difference_image_px"] == pytest.approx(np.abs(moved).max(), rel=1e-2)
     nme = metrics.nme((arrays["landmarks"] + moved).astype(np.float32), arrays["target"])
     assert row["nme"] == pytest.approx(100 * nme.mean(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["landmarks.onnx", "landmarks_fp16.onnx"])
-def test_the_onnx_files_carry_the_metadata(exported, name):
-    folder = exported[0] / "export"
-    metadata = json.loads((folder / "landmarks.json").read_text())
-    model = onnx.load(folder / name)
-    carried = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
-    assert carried == metadata
-    assert json.loads((folder / "browser/model.json").read_text()) == metadata
-
-
-def test_the_metadata_say_how_to_use_the_network(exported):
+def test_every_file_carries_how_to_use_the_network(exported):
     workdir, config, _, _ = exported
-    text = (workdir / "export/landmarks.json").read_text()
-    metadata = json.loads(text)
+    metadata = read_metadata(workdir)
     assert metadata["input"]["size"] == 32
     assert metadata["crop"].items() >= {"box": "rectangle", **config.data.crop.to_dict()}.items()
     assert len(metadata["crop"]["margins"]) == 4
@@ -104,9 +96,14 @@ def test_the_metadata_say_how_to_use_the_network(exported):
         list(part.indices) for part in landmarks.PARTS
     ]
     assert metadata["evaluation"] == json.loads((workdir / "evaluation.json").read_text())
+    assert metadata["training"]["head"] == {"name": "regression"}
     assert list(metadata["outputs"]) == ["landmarks"]
-    assert str(workdir) not in text
-    assert str(config.data.root) not in text
+    for folder in (workdir, config.data.root):
+        assert str(folder) not in json.dumps(metadata)
+    for name in ("landmarks.onnx", "landmarks_fp16.onnx"):
+        model = onnx.load(workdir / "export" / name)
+        assert {prop.key: json.loads(prop.value) for prop in model.metadata_props} == metadata
+    assert json.loads((workdir / "export/browser/model.json").read_text()) == metadata
 
 
 WITHOUT_THE_PACKAGE = """
@@ -125,7 +122,7 @@ numpy.save(sys.argv[3], found)
 """
 
 
-def test_a_process_without_this_package_runs_the_jax_artefact(exported, tmp_path):
+def test_landmarks_jax_runs_without_this_package(exported, tmp_path):
     workdir, _, images, points = exported
     np.save(tmp_path / "images.npy", images)
     arguments = [workdir / "export/landmarks.jax", tmp_path / "images.npy", tmp_path / "found.npy"]
@@ -140,118 +137,82 @@ def test_a_process_without_this_package_runs_the_jax_artefact(exported, tmp_path
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), points, atol=1e-3)
 
 
-def test_uncertainty_and_bfloat16_are_exported_in_single_precision(faces_root, tmp_path, capsys):
+def test_further_outputs_and_bfloat16_are_exported_in_single_precision(
+    faces_root, tmp_path, capsys
+):
     config = make_config(faces_root)
-    config.loss.update({"name": "laplace"})
-    for key in ("width", "curvature"):
-        del config.loss[key]
-    config.model.update({"uncertainty": True, "dtype": "bfloat16"})
+    config.loss = {"name": "laplace", "reference_size": 224}
+    config.model.head.name = "laplace"
+    config.model.dtype = "bfloat16"
     save_weights(config, tmp_path, head=40.0)  # so that bfloat16 would be seen
     export.run(config, tmp_path)
-    metadata = json.loads((tmp_path / "export/landmarks.json").read_text())
-    assert list(metadata["outputs"]) == ["landmarks", "scale"]
+    metadata = read_metadata(tmp_path)
+    assert metadata["outputs"]["scale"] == "f32[batch, 98]"
     assert metadata["evaluation"] is None
     assert "no figures of step 0 there; --mode evaluate" in capsys.readouterr().out
-    images = np.zeros((2, 32, 32, 3), np.float32)
-    points, scale = session(tmp_path / "export/landmarks.onnx").run(None, {"images": images})
-    assert points.shape == (2, 98, 2)
-    assert scale.shape == (2, 98)
-    assert metadata["comparison"]["landmarks.onnx"]["most_px"] < 1e-3
+    found = run_onnx(tmp_path / "export/landmarks.onnx", np.zeros((2, 32, 32, 3), np.float32))
+    assert {name: values.shape for name, values in found.items()} == {
+        "landmarks": (2, 98, 2),
+        "scale": (2, 98),
+    }
+    difference = metadata["comparison"]["landmarks.onnx"]["max_difference"]
+    assert difference["landmarks"] < 1e-3
+    assert difference["scale"] < 1e-3
 
 
-def test_without_the_data_drawn_faces_are_compared_on(exported, tmp_path, capsys):
-    _, config, _, _ = exported
-    config = config.copy_and_resolve_references()
-    save_weights(config, tmp_path)
+def test_without_the_data_drawn_faces_are_compared(unexported, capsys):
+    workdir, config = unexported
     config.data.root = "elsewhere"
-    export.run(config, tmp_path)
-    metadata = json.loads((tmp_path / "export/landmarks.json").read_text())
-    assert metadata["comparison"]["split"] == "drawn"
+    export.run(config, workdir)
+    assert read_metadata(workdir)["comparison"]["split"] == "drawn"
     assert "elsewhere: no faces there" in capsys.readouterr().out
 
 
-def test_nothing_is_written_where_an_artefact_differs(exported, tmp_path, monkeypatch):
-    _, config, _, _ = exported
-    save_weights(config, tmp_path)
-    graph = export.onnx_graph.landmark_graph
+def test_nothing_is_written_where_a_file_differs(unexported, monkeypatch):
+    workdir, config = unexported
+    convert = export.onnx.convert
 
-    def wrong(variables, image_size, **settings):
-        head = variables["params"]["head"]
-        moved = {**head, "bias": head["bias"] + np.float32(0.2)}  # 0.03 px of the input
-        return graph({"params": {**variables["params"], "head": moved}}, image_size, **settings)
+    def wrong(apply, variables, image_size):
+        return convert(
+            lambda *arguments: {"landmarks": apply(*arguments)["landmarks"] + 0.02},
+            variables,
+            image_size,
+        )
 
-    monkeypatch.setattr(export.onnx_graph, "landmark_graph", wrong)
+    monkeypatch.setattr(export.onnx, "convert", wrong)
     with pytest.raises(AssertionError, match="landmarks.onnx differs from the network"):
-        export.run(config, tmp_path)
-    assert not (tmp_path / "export").exists()
+        export.run(config, workdir)
+    assert not (workdir / "export").exists()
 
 
-def test_weights_that_are_not_finite_are_refused(exported, tmp_path, monkeypatch):
-    _, config, _, _ = exported
-    save_weights(config, tmp_path)
-    restore = export.restore
+def test_weights_that_are_not_finite_are_refused(unexported, monkeypatch):
+    workdir, config = unexported
+    load = export.load_weights
 
     def broken(*arguments):
-        step, old, state = restore(*arguments)
-        nans = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), state.params)
-        return step, old, dataclasses.replace(state, params=nans)
+        weights = load(*arguments)
+        nans = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), weights.variables)
+        return weights._replace(variables=nans)
 
-    monkeypatch.setattr(export, "restore", broken)
+    monkeypatch.setattr(export, "load_weights", broken)
     with pytest.raises(InputError, match="weights of step 0 predict no finite numbers"):
-        export.run(config, tmp_path)
-    assert not (tmp_path / "export").exists()
+        export.run(config, workdir)
+    assert not (workdir / "export").exists()
 
 
-def test_a_checkpoint_of_another_layout_is_refused(exported):
-    workdir, config, _, _ = exported
-    config = config.copy_and_resolve_references()
+def test_weights_of_another_network_are_refused(unexported):
+    workdir, config = unexported
     config.model.backbone.width = 8
     with pytest.raises(InputError, match=r"model.backbone.width: 4 -> 8"):
         export.run(config, workdir)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_missing_extra_is_named(monkeypatch, package):
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    for name in ("flm_jax.modes.export", "flm_jax.export.onnx_graph"):
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("flm_jax.export.onnx_graph")
+    for name in ("modes.export", "export.networks", "export.onnx", "export.operations"):
+        monkeypatch.delitem(sys.modules, f"flm_jax.{name}")
+    for name in ("networks", "onnx"):
+        monkeypatch.delattr(f"flm_jax.export.{name}")
     with pytest.raises(InputError, match=rf"needs the package {package}; pip install -e '.\[exp"):
         importlib.import_module("flm_jax.modes.export")
-
-
-def test_without_npm_the_rest_is_written(tmp_path):
-    problem = page.write(tmp_path / "browser", b"a network", {"input": {}})
-    assert "npm is not installed; install it and export again" in problem
-    names = {path.name for path in (tmp_path / "browser").iterdir()}
-    assert names >= {"index.html", "page.js", "worker.js", "crop.js", "style.css", "model.json"}
-    assert (tmp_path / "browser/model.onnx").read_bytes() == b"a network"
-
-
-def make_npm(folder, script):
-    path = folder / "npm"
-    path.write_text(f"#!{sys.executable}\n{script}")
-    path.chmod(0o755)
-
-
-def test_an_npm_that_fails_is_quoted(tmp_path):
-    make_npm(tmp_path, "import sys; sys.exit('ENOTFOUND the registry')")
-    problem = page.write(tmp_path / "browser", b"", {})
-    assert "failed (ENOTFOUND the registry); export again with a network" in problem
-    assert not (tmp_path / "browser/vendor").exists()
-
-
-def test_another_archive_than_the_pinned_one_is_not_unpacked(tmp_path):
-    make_npm(tmp_path, "import pathlib, sys; pathlib.Path(sys.argv[-1], 'x.tgz').write_text('x')")
-    problem = page.write(tmp_path / "browser", b"", {})
-    assert "brought another file than is pinned" in problem
-    assert not (tmp_path / "browser/vendor").exists()
-
-
-def test_the_pinned_version_is_fetched_once(tmp_path):
-    vendor = tmp_path / "browser/vendor"
-    vendor.mkdir(parents=True)
-    (vendor / "package.json").write_text(json.dumps({"version": page._VERSION}))
-    assert page.write(tmp_path / "browser", b"", {}) is None
-    (vendor / "package.json").write_text(json.dumps({"version": "0.1"}))
-    assert "npm is not installed" in page.write(tmp_path / "browser", b"", {})

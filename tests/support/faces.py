@@ -6,7 +6,8 @@ from configs import wflw_resnet50, wflw_resnet50_strong
 from flm_jax.data import augmentation, prepared, prepared_face, wflw
 
 CROP = {"margin": 10.0}
-TURNED = {**wflw_resnet50.AUGMENTATION, "rotation": {"probability": 1.0, "std": 15.0}}
+OFF = wflw_resnet50.get_config().data.augmentation.to_dict()
+TURNED = {**OFF, "rotation": {"probability": 1.0, "std": 15.0}}
 STRONG = wflw_resnet50_strong.get_config().data.augmentation.to_dict()
 CROPS = [
     {"margin": 10.0, "factor": 1.0, "square": False},

@@ -12,7 +12,7 @@ import time
 import orbax.checkpoint as ocp
 from tensorboardX.proto.event_pb2 import Event
 
-from flm_jax.runtime.checkpoint import Checkpoints
+from flm_jax.runtime.restore import SavedCheckpoints
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -141,7 +141,7 @@ def read_checkpoint(workdir):
 
     That the checksums are those of the values is shown in test_checkpoint.py.
     """
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = SavedCheckpoints(workdir)
     last, best = checkpoints.find("last"), checkpoints.find("best")
     described = checkpoints._read(last)
     found = last, described["checksums"]["arrays"], described["progress"], best

@@ -12,10 +12,10 @@ import numpy as np
 
 from configs import demo
 from flm_jax.config import build, schema
-from flm_jax.runtime.checkpoint import Checkpoints, Progress
+from flm_jax.runtime.checkpoint import Checkpoints
+from flm_jax.runtime.devices import replicated
 from flm_jax.training.losses import make_face_loss
 from flm_jax.training.state import create_train_state
-from flm_jax.training.step import replicated
 
 SIZE = 32
 FACE_LOSS = make_face_loss("wing", reference_size=224, image_size=SIZE, width=5.0, curvature=0.5)
@@ -45,7 +45,7 @@ def change(config, key, value):
 def save_state(workdir, config, state):
     """Makes the state the one checkpoint of a work folder."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, Progress(0), schema.as_json(config), 1.0)
+        checkpoints.save(state, {"fingerprint": 0}, schema.as_json(config), 1.0)
 
 
 def make_state(config, **settings):

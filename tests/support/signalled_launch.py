@@ -21,19 +21,18 @@ def send_before(holder, name, call=1):
 
 if __name__ == "__main__":
     sys.path.insert(0, os.getcwd())
-    if "GLIBC_TUNABLES" in os.environ:  # Else launch.py starts this program again.
-        from flm_jax.config import build
-        from flm_jax.modes import evaluate, train
-        from flm_jax.runtime import checkpoint
+    from flm_jax.config import build
+    from flm_jax.modes import evaluate, train
+    from flm_jax.runtime import checkpoint
 
-        moments = {
-            "reading the lists": lambda: send_before(build, "read_splits"),
-            "creating the state": lambda: send_before(train, "create_train_state"),
-            "a step": lambda: send_before(train, "put_on_devices", 4),
-            "validating": lambda: send_before(train, "predict_faces"),
-            "saving": lambda: send_before(checkpoint.Checkpoints, "save"),
-            "evaluating": lambda: send_before(evaluate, "predict_faces"),
-        }
-        moments[os.environ["MOMENT"]]()
+    moments = {
+        "reading the lists": lambda: send_before(build, "read_splits"),
+        "creating the state": lambda: send_before(train, "create_train_state"),
+        "a step": lambda: send_before(train, "put_on_devices", 4),
+        "validating": lambda: send_before(train, "predict_faces"),
+        "saving": lambda: send_before(checkpoint.Checkpoints, "save"),
+        "evaluating": lambda: send_before(evaluate, "predict_faces"),
+    }
+    moments[os.environ["MOMENT"]]()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     runpy.run_path("launch.py", run_name="__main__")

@@ -49,12 +49,11 @@ def test_face_loss_means_the_same_at_every_image_size():
     predictions, targets = jnp.asarray(rng.uniform(0, 224, (2, 3, 98, 2)), jnp.float32)
     whole = losses.make_face_loss("wing", reference_size=224, image_size=224, **WING)
     small = losses.make_face_loss("wing", reference_size=224, image_size=64, **WING)
-    assert whole(predictions, targets).shape == (3,)
-    np.testing.assert_allclose(
-        small(predictions * 64 / 224, targets * 64 / 224), whole(predictions, targets), rtol=1e-5
-    )
+    found = whole({"landmarks": predictions}, targets)
     expected = losses.wing_loss(predictions, targets, **WING).mean(axis=(1, 2))
-    np.testing.assert_allclose(whole(predictions, targets), expected, rtol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    reduced = small({"landmarks": predictions * 64 / 224}, targets * 64 / 224)
+    np.testing.assert_allclose(reduced, found, rtol=1e-5)
 
 
 def test_an_unknown_loss_is_named():
@@ -99,8 +98,8 @@ def test_l1_and_optax_smooth_l1_by_hand():
     assert value(losses.l1_loss, -3.0) == 3
     smooth = losses.make_face_loss("smooth_l1", reference_size=1, image_size=1, delta=2.0)
     face = jnp.zeros((1, 98, 2))
-    assert float(smooth(face + 1, face)[0]) == pytest.approx(0.5)
-    assert float(smooth(face + 5, face)[0]) == pytest.approx(2 * (5 - 1))
+    assert float(smooth({"landmarks": face + 1}, face)[0]) == pytest.approx(0.5)
+    assert float(smooth({"landmarks": face + 5}, face)[0]) == pytest.approx(2 * (5 - 1))
 
 
 @pytest.mark.parametrize(
@@ -151,10 +150,12 @@ def test_laplace_integrates_to_one():
 def test_the_laplace_face_loss_takes_scales_in_pixels_of_the_image():
     rng = np.random.default_rng(0)
     points, targets = jnp.asarray(rng.uniform(0, 64, (2, 3, 98, 2)), jnp.float32)
-    scales = jnp.asarray(rng.uniform(1, 5, (3, 98, 1)), jnp.float32)
-    loss = losses.make_face_loss("laplace", reference_size=224, image_size=64)
-    found = loss(jnp.concatenate([points, scales], axis=-1), targets)
-    b = 3.5 * scales
+    scales = jnp.asarray(rng.uniform(1, 5, (3, 98)), jnp.float32)
+    loss = losses.make_face_loss(
+        "laplace", reference_size=224, image_size=64, head_outputs=("scale",)
+    )
+    found = loss({"landmarks": points, "scale": scales}, targets)
+    b = 3.5 * scales[..., None]
     expected = (3.5 * jnp.abs(points - targets) / b + jnp.log(2 * b)).mean(axis=(1, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -164,3 +165,9 @@ def test_a_rectified_wing_without_a_wing_is_refused():
         losses.make_face_loss(
             "rectified_wing", reference_size=224, image_size=64, **{**RECTIFIED, "rectified": 10.0}
         )
+
+
+@pytest.mark.parametrize(("name", "outputs"), [("laplace", ()), ("l1", ("scale",))])
+def test_a_loss_that_does_not_fit_the_head_is_refused(name, outputs):
+    with pytest.raises(InputError, match=f"loss.name={name} takes .*, but the head predicts"):
+        losses.make_face_loss(name, reference_size=224, image_size=64, head_outputs=outputs)

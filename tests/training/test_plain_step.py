@@ -9,6 +9,7 @@ from support.networks import FACE_LOSS, SIZE, in_float64, make_batch
 
 from flm_jax.models import resnet
 from flm_jax.models.network import LandmarkRegressor
+from flm_jax.runtime.devices import AXIS, put_on_devices, replicated
 from flm_jax.training import step as steps
 from flm_jax.training.state import create_train_state
 
@@ -16,8 +17,8 @@ from flm_jax.training.state import create_train_state
 def make_plain(monkeypatch):
     """Flax's own layers, and XLA's own options."""
 
-    def pointwise(features, stride, dtype, *, name):
-        settings = {"dtype": dtype, "kernel_init": resnet._kernel_init}
+    def pointwise(features, stride, dtype, kernel_init, *, name):
+        settings = {"dtype": dtype, "kernel_init": kernel_init}
         return nn.Conv(features, (1, 1), stride, use_bias=False, name=name, **settings)
 
     def max_pool(x):
@@ -31,12 +32,12 @@ def make_plain(monkeypatch):
 
 
 def make_model(dtype=jnp.float32):
-    backbone = resnet.ResNet((1, 1), width=64, dtype=dtype, axis_name=steps.AXIS)
+    backbone = resnet.ResNet((1, 1), width=64, dtype=dtype, axis_name=AXIS)
     return LandmarkRegressor(backbone)
 
 
 def make_state():
-    key, devices = jax.random.key(0), steps.replicated(jax.devices()[:1])
+    key, devices = jax.random.key(0), replicated(jax.devices()[:1])
     return create_train_state(make_model(), optax.sgd(0), key, SIZE, devices)
 
 
@@ -46,7 +47,7 @@ def train(state, batches, model, rate):
     schedule = optax.constant_schedule(rate)
     step = steps.pmap_train_step(model, optax.sgd(rate), FACE_LOSS, schedule, devices=device)
     for batch in batches:
-        state, _ = step(state, steps.put_on_devices(batch, device))
+        state, _ = step(state, put_on_devices(batch, device))
     return jax.tree.map(np.array, state.params)
 
 

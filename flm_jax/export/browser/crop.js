@@ -1,6 +1,6 @@
-// The crop that the network was trained with, as flm_jax/data/transforms.py cuts it in Python.
+// The crop that the network was trained with, as flm_jax/data/crop.py cuts it in Python.
 //
-// Points are pixels of the picture, and (0, 0) is the centre of its top-left pixel. A canvas counts
+// Points are pixels of the image, and (0, 0) is the centre of its top-left pixel. A canvas counts
 // from that pixel's corner instead, so the page adds half a pixel where it draws. A box is
 // [xmin, ymin, xmax, ymax]; pixels are {data, width, height} with RGBA bytes, as of ImageData.
 
@@ -8,7 +8,7 @@
 const MAX_SHRINK = 1.5;
 
 // Python's arithmetic, in its order and precision: sides in whole pixels stand just where `floor` or
-// `ceil` decides which part of the picture is reduced, and another part gives another crop.
+// `ceil` decides which part of the image is reduced, and another part gives another crop.
 const f32 = Math.fround;
 
 /** What the crop shows: the box, widened by pixels, times a factor, perhaps made square. */
@@ -30,7 +30,7 @@ function around(box, half) {
   return [...less, ...axes.map(([middle, distance]) => f32(middle + distance))];
 }
 
-/** The map x = offset + scale * u from the crop's pixels to the picture's, in x and in y. */
+/** The map x = offset + scale * u from the crop's pixels to the image's, in x and in y. */
 export function imageFromCrop(box, size) {
   return [0, 1].map((axis) => {
     const inverse = size / (box[axis + 2] - box[axis]);
@@ -39,7 +39,7 @@ export function imageFromCrop(box, size) {
   });
 }
 
-/** The part of the picture that the crop needs: whole pixels {left, top, width, height}. */
+/** The part of the image that the crop needs: whole pixels {left, top, width, height}. */
 export function neededPart(map, size, width, height) {
   const [x, y] = map.map(({ scale, offset }, axis) => {
     // Two (reduced) pixels more on each side, for the interpolation at the edge.
@@ -52,7 +52,7 @@ export function neededPart(map, size, width, height) {
   return { left: x.low, top: y.low, width: x.length, height: y.length };
 }
 
-/** The crop as RGB bytes. `pixels` are those of `part`; what lies outside of the picture is black. */
+/** The crop as RGB bytes. `pixels` are those of `part`; what lies outside of the image is black. */
 export function cut(pixels, part, map, size) {
   if (part.width < 1 || part.height < 1) return new Uint8ClampedArray(size * size * 3);
   let [x, y] = map.map(({ scale, offset }, axis) => ({

@@ -1,11 +1,11 @@
-// What lies over the picture: the box with its handles, and the points by part of the face.
+// What lies over the image: the box with its handles, and the points by part of the face.
 
 export const HANDLE = 14; // css pixels around a corner or side that still take hold of it
 
 export const css = ([r, g, b], alpha = 1) =>
   `rgb(${[r, g, b].map((value) => Math.round(255 * value)).join(" ")} / ${alpha})`;
 
-/** Draws into a context whose unit is the canvas' own; `view` takes pixels of the picture there. */
+/** Draws into a context whose unit is the canvas' own; `view` takes pixels of the image there. */
 export function drawPoints(context, view, points, scales, parts, hidden, dot) {
   context.lineJoin = context.lineCap = "round";
   for (const { group, indices, closed, colour } of parts) {

@@ -1,4 +1,4 @@
-// The page: a picture comes in, the box is dragged, the worker's points are drawn.
+// The page: an image comes in, the box is dragged, the worker's points are drawn.
 
 import { cropBox, imageFromCrop, neededPart } from "./crop.js";
 import { HANDLE, drawBox, drawPoints, dragged, grip } from "./drawing.js";
@@ -8,11 +8,11 @@ const $ = (id) => document.getElementById(id);
 const canvas = $("canvas");
 const context = canvas.getContext("2d");
 const sides = ["xmin", "ymin", "xmax", "ymax"].map($);
-const LEAST = 4; // pixels of the picture that a box is wide and high
+const LEAST = 4; // pixels of the image that a box is wide and high
 
 let model, worker;
 let ready = false;
-let picture = null; // {bitmap, width, height, name}
+let image = null; // {bitmap, width, height, name}
 let box = null;
 let result = null; // {box, points, scales, milliseconds}
 let drag = null;
@@ -72,7 +72,7 @@ function warn(message) {
   $("alert").hidden = !message;
 }
 
-// ---------------------------------------------------------------- pictures
+// ---------------------------------------------------------------- images
 
 async function openFile(file) {
   if (!file) return;
@@ -87,30 +87,30 @@ async function openFile(file) {
     forget();
     useBox(box);
   } catch {
-    warn(`${file.name}: not a picture that this browser can read, or too large for it.`);
+    warn(`${file.name}: not an image that this browser can read, or too large for it.`);
   }
 }
 
 function show(bitmap, name) {
-  picture?.bitmap.close();
-  picture = { bitmap, width: bitmap.width, height: bitmap.height, name };
+  image?.bitmap.close();
+  image = { bitmap, width: bitmap.width, height: bitmap.height, name };
   warn("");
   $("box").disabled = false;
   $("invitation").hidden = true;
-  canvas.setAttribute("aria-label", `${name}, ${picture.width} x ${picture.height} pixels`);
+  canvas.setAttribute("aria-label", `${name}, ${image.width} x ${image.height} pixels`);
 }
 
-/** Of another picture nothing holds: neither its points nor its box. */
+/** Of another image nothing holds: neither its points nor its box. */
 function forget() {
   result = null;
   $("results").disabled = true;
   box = defaultBox();
 }
 
-/** Half of the picture's shorter side, in its middle: something to drag. */
+/** Half of the image's shorter side, in its middle: something to drag. */
 function defaultBox() {
-  const half = Math.min(picture.width, picture.height) / 4;
-  const [x, y] = [(picture.width - 1) / 2, (picture.height - 1) / 2];
+  const half = Math.min(image.width, image.height) / 4;
+  const [x, y] = [(image.width - 1) / 2, (image.height - 1) / 2];
   return [x - half, y - 1.15 * half, x + half, y + 1.15 * half];
 }
 
@@ -189,13 +189,13 @@ function boxAround(points) {
 function follow() {
   const next = boxAround(result.points);
   const share = (axis) => (next[axis + 2] - next[axis]) / (box[axis + 2] - box[axis]);
-  const inside = next[2] > 0 && next[3] > 0 && next[0] < picture.width && next[1] < picture.height;
+  const inside = next[2] > 0 && next[3] > 0 && next[0] < image.width && next[1] < image.height;
   const lost = !inside || [0, 1].some((axis) => share(axis) < 0.5 || share(axis) > 2);
   box = lost ? defaultBox() : next;
 }
 
 function placeOf(event) {
-  const unit = picture.width / canvas.clientWidth; // pixels of the picture in a css pixel
+  const unit = image.width / canvas.clientWidth; // pixels of the image in a css pixel
   return [event.offsetX * unit - 0.5, event.offsetY * unit - 0.5];
 }
 
@@ -208,19 +208,19 @@ function cursor(taken) {
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (!picture) return;
+  if (!image) return;
   const place = placeOf(event);
-  const taken = grip(box, place, (HANDLE * picture.width) / canvas.clientWidth);
+  const taken = grip(box, place, (HANDLE * image.width) / canvas.clientWidth);
   // Beside the box a new one is drawn, from its corner.
   drag = { place, sides: taken ?? [1, 1], box: taken ? box : [...place, ...place.map((v) => v + LEAST)] };
   canvas.setPointerCapture(event.pointerId);
 });
 
 canvas.addEventListener("pointermove", (event) => {
-  if (!picture) return;
+  if (!image) return;
   const place = placeOf(event);
   if (!drag) {
-    const reach = (HANDLE * picture.width) / canvas.clientWidth;
+    const reach = (HANDLE * image.width) / canvas.clientWidth;
     canvas.style.cursor = cursor(grip(box, place, reach));
     return;
   }
@@ -232,7 +232,7 @@ for (const name of ["pointerup", "pointercancel"])
   canvas.addEventListener(name, () => (drag = null));
 
 canvas.addEventListener("keydown", (event) => {
-  if (!picture) return;
+  if (!image) return;
   const step = event.shiftKey ? 10 : 1;
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const grow = { "+": step, "-": -step }[event.key];
@@ -247,7 +247,7 @@ canvas.addEventListener("keydown", (event) => {
 
 /** Finds the points in the newest box; while the worker is busy, older ones are left out. */
 async function find() {
-  if (!ready || !picture) return;
+  if (!ready || !image) return;
   if (busy) {
     again = true;
     return;
@@ -262,26 +262,26 @@ async function find() {
 }
 
 async function findOnce() {
-  const [shown, own] = [picture, box];
+  const [shown, own] = [image, box];
   const map = imageFromCrop(cropBox(own, model.crop), model.input.size);
   const part = neededPart(map, model.input.size, shown.width, shown.height);
   const { left, top, width, height } = part;
   if (width < 1 || height < 1) {
     setState("ready", "No points");
-    return warn("The box shows nothing of the picture; drag it back over the face.");
+    return warn("The box shows nothing of the image; drag it back over the face.");
   }
   let pixels;
   try {
     pixels = await createImageBitmap(shown.bitmap, left, top, width, height);
   } catch (error) {
-    if (picture === shown) warn(`The picture under the box can't be read: ${error.message}`);
-    return; // Otherwise another picture has come.
+    if (image === shown) warn(`The image under the box can't be read: ${error.message}`);
+    return; // Otherwise another image has come.
   }
   const found = await new Promise((resolve) => {
     answer = resolve;
     worker.postMessage({ kind: "find", box: own, part, pixels }, [pixels]);
   });
-  if (!found || picture !== shown) return;
+  if (!found || image !== shown) return;
   result = found;
   $("results").disabled = false;
   const time = `${found.milliseconds.toFixed(0)} ms`;
@@ -299,22 +299,22 @@ function tellPoints() {
 function draw() {
   const stage = $("stage");
   const density = window.devicePixelRatio;
-  const [width, height] = [picture?.width ?? 1, picture?.height ?? 1];
+  const [width, height] = [image?.width ?? 1, image?.height ?? 1];
   const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
   canvas.style.width = `${Math.floor(width * scale)}px`;
   canvas.style.height = `${Math.floor(height * scale)}px`;
   canvas.width = Math.floor(width * scale * density);
   canvas.height = Math.floor(height * scale * density);
-  if (!picture) return drawMeanShape(density);
+  if (!image) return drawMeanShape(density);
   paint(context, canvas.width, canvas.height, density);
 }
 
-/** The picture over the whole context, with the box if `unit`, a css pixel, is given. */
+/** The image over the whole context, with the box if `unit`, a css pixel, is given. */
 function paint(into, width, height, unit) {
-  const scale = width / picture.width;
+  const scale = width / image.width;
   const view = ([x, y]) => [(x + 0.5) * scale, (y + 0.5) * scale];
   into.imageSmoothingQuality = "high";
-  into.drawImage(picture.bitmap, 0, 0, width, height);
+  into.drawImage(image.bitmap, 0, 0, width, height);
   if (unit) drawBox(into, view, box, width, height, unit);
   if (!result) return;
   const side = Math.min(result.box[2] - result.box[0], result.box[3] - result.box[1]) * scale;
@@ -322,7 +322,7 @@ function paint(into, width, height, unit) {
   drawPoints(into, view, result.points, result.scales, model.landmarks.parts, hidden, dot);
 }
 
-/** Before there is a picture: the mean shape of the training faces. */
+/** Before there is an image: the mean shape of the training faces. */
 function drawMeanShape(density) {
   const size = Math.min(canvas.width, canvas.height);
   const view = ([x, y]) => [
@@ -345,12 +345,12 @@ function save(blob, name) {
 function savePoints() {
   const face = { box: result.box, score: null, landmarks: result.points };
   if (result.scales) face.uncertainty = result.scales;
-  const text = JSON.stringify([{ image: picture.name, faces: [face] }]);
+  const text = JSON.stringify([{ image: image.name, faces: [face] }]);
   save(new Blob([text], { type: "application/json" }), "landmarks.json");
 }
 
-async function savePicture() {
-  const whole = new OffscreenCanvas(picture.width, picture.height);
+async function saveImage() {
+  const whole = new OffscreenCanvas(image.width, image.height);
   paint(whole.getContext("2d"), whole.width, whole.height, null);
   save(await whole.convertToBlob({ type: "image/png" }), "landmarks.png");
 }
@@ -360,11 +360,11 @@ async function savePicture() {
 $("file").addEventListener("change", ({ target }) => openFile(target.files[0]));
 $("camera").addEventListener("click", toggleCamera);
 $("whole").addEventListener("click", () =>
-  useBox([-0.5, -0.5, picture.width - 0.5, picture.height - 0.5]),
+  useBox([-0.5, -0.5, image.width - 0.5, image.height - 0.5]),
 );
 $("fit").addEventListener("click", () => result && useBox(boxAround(result.points)));
 $("save-points").addEventListener("click", savePoints);
-$("save-picture").addEventListener("click", savePicture);
+$("save-image").addEventListener("click", saveImage);
 $("coordinates").addEventListener("toggle", tellPoints);
 sides.forEach((input) => input.addEventListener("change", typedBox));
 addEventListener("paste", (event) => openFile(event.clipboardData.files[0]));

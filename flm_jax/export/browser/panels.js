@@ -1,4 +1,4 @@
-// The lists beside the picture: parts of the face, coordinates, what the network is.
+// The lists beside the image: parts of the face, coordinates, what the network is.
 
 import { css } from "./drawing.js";
 
@@ -37,16 +37,18 @@ export function listPoints(into, parts, points) {
 }
 
 export function describeNetwork(into, { input, training, evaluation, comparison }) {
-  const { stage_sizes: sizes, bottleneck } = training.backbone;
-  const half = comparison["landmarks_fp16.onnx"];
+  const settings = ({ name, ...further }) =>
+    [name, ...Object.entries(further).map(([key, value]) => `${key} ${value}`)].join(", ");
+  const half = comparison["landmarks_fp16.onnx"].max_difference.landmarks;
   const rows = {
     input: `${input.size} × ${input.size} px`,
-    backbone: `ResNet, ${sizes.join("-")} ${bottleneck ? "bottleneck" : "basic"} blocks`,
+    backbone: settings(training.backbone),
+    head: settings(training.head),
     training: `${training.step.toLocaleString("en")} steps, ${training.loss} loss`,
     NME: evaluation
       ? `${evaluation.nme.toFixed(2)} % on ${evaluation.num_faces} faces (${evaluation.split})`
       : "not evaluated",
-    "half precision": `off by ${half.most_px.toFixed(3)} px at most`,
+    "half precision": `off by ${half.toFixed(3)} px at most`,
   };
   for (const [name, value] of Object.entries(rows)) {
     into.append(element("dt", name), element("dd", value));

@@ -61,7 +61,7 @@ async function find({ box, part, pixels }) {
     x.offset + x.scale * flat[2 * i],
     y.offset + y.scale * flat[2 * i + 1],
   ]);
-  const pixel = Math.sqrt(x.scale * y.scale); // of the input, in the picture's
+  const pixel = Math.sqrt(x.scale * y.scale); // of the input, in the image's
   const scales = outputs.scale && Array.from(outputs.scale.data, (scale) => scale * pixel);
   const milliseconds = performance.now() - started;
   self.postMessage({ kind: "found", box, points, scales, milliseconds });

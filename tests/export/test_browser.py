@@ -1,25 +1,20 @@
 """The page in headless Chromium, as a person would use it, and its crop against Python's.
 
-    python -m pytest -m browser
+    python -m pytest -n 0 -m browser
 
 needs `chromium`, `chromedriver` and `npm`. The plain `pytest` leaves these tests out.
 """
 
-import contextlib
-import functools
-import http.server
 import json
 import os
-import threading
 from pathlib import Path
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.networks import make_config, save_weights
-from webdriver import Browser
+from webdriver import FOUND, SETTLED, Browser, points_of, serve, type_box
 
 from flm_jax import geometry
 from flm_jax.data.crop import crop_image, crop_map, normalise
@@ -29,49 +24,33 @@ from flm_jax.modes import export
 pytestmark = pytest.mark.browser
 
 SIZE = 32
-FOUND = "return document.body.dataset.state === 'found'"
-SETTLED = "return ['ready', 'failed', 'found'].includes(document.body.dataset.state)"
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
+WARNED = "return !document.getElementById('alert').hidden"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, faces_root):
-    """Its folder, its address, and the network as a function of (BGR picture, box)."""
+    """Its folder, its address, and the network as a function of (BGR image, box)."""
     workdir = tmp_path_factory.mktemp("work")
     config = make_config(faces_root)
     config.data.crop.update({"margin": 3.0, "factor": 1.1})
     model, variables = save_weights(config, workdir, head=40.0)
     export.run(config, workdir)
     folder = workdir / "export/browser"
-    apply = jax.jit(functools.partial(model.apply, variables, train=False))
+    apply = jax.jit(lambda images: model.apply(variables, images, train=False)["landmarks"])
 
     def find(image, box):
         image_from_crop, crop = cut(image, box, config.data.crop)
         images = np.zeros((1, SIZE, SIZE, 3), np.float32)
         normalise(crop, out=images[0])
-        return geometry.apply(image_from_crop, np.asarray(apply(jnp.asarray(images)))[0])
+        return geometry.apply(image_from_crop, np.asarray(apply(images))[0])
 
     with serve(folder) as address:
         yield folder, address, find
 
 
-@contextlib.contextmanager
-def serve(folder):
-    """The address of a static server for the folder."""
-    handler = functools.partial(Quiet, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture
-def browser(tmp_path):
-    browser = Browser(tmp_path / "profile")
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    browser = Browser(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
 
@@ -83,34 +62,16 @@ def cut(image, box, crop, size=SIZE):
 
 
 @pytest.fixture(scope="module")
-def picture(test_records, tmp_path_factory):
-    """A drawn picture as a PNG, and the box of a face of it, not in whole pixels."""
+def drawn(test_records, tmp_path_factory):
+    """A drawn image as a PNG, and the box of a face of it, not in whole pixels."""
     record = max(test_records, key=lambda record: record.box[2] - record.box[0])
     image = read_record_image(record)
-    path = tmp_path_factory.mktemp("picture") / "face.png"
+    path = tmp_path_factory.mktemp("drawn") / "face.png"
     cv2.imwrite(str(path), image)
     return path, image, [float(side) + 0.3 for side in record.box]
 
 
-def type_box(browser, box):
-    for name, side in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
-        browser.type(f"#{name}", f"{side}\n")
-    browser.wait(FOUND)
-
-
-def points_of(browser):
-    """The table's: what a person reads."""
-    browser.run("document.getElementById('coordinates').open = true")
-    browser.wait("return document.getElementById('points').rows.length === 98")
-    rows = browser.run(
-        "return [...document.getElementById('points').rows]"
-        ".map((row) => [...row.cells].map((cell) => cell.textContent))"
-    )
-    assert [row[0] for row in rows] == [str(i) for i in range(98)]
-    return np.array([[float(row[2]), float(row[3])] for row in rows])
-
-
-def open_picture(browser, address, path):
+def open_image(browser, address, path):
     browser.open(address)
     browser.wait(SETTLED)
     browser.type("#file", str(path))
@@ -123,22 +84,22 @@ def keep(screenshot, name):
         Path(folder, f"{name}.png").write_bytes(screenshot)
 
 
-def test_the_page_finds_pythons_points(browser, page, picture):
-    path, image, box = picture
-    open_picture(browser, page[1], path)
+def test_the_page_finds_pythons_points(browser, page, drawn):
+    path, image, box = drawn
+    open_image(browser, page[1], path)
     browser.run("document.getElementById('coordinates').open = true")
     height, width = image.shape[:2]
     boxes = [
-        box,  # shrunk: the picture is area-reduced first
+        box,  # shrunk: the image is area-reduced first
         [40.25, 31.5, 66.75, 60.0],  # enlarged
-        [-30.0, -20.5, width / 2, height / 2],  # beyond the picture's corner
+        [-30.0, -20.5, width / 2, height / 2],  # beyond the image's corner
         [-0.5, -0.5, width - 0.5, height - 0.5],
         [round(side) for side in box],
     ]
     for own in boxes:
         type_box(browser, own)
         expected = page[2](image, own)
-        # Half a pixel of the picture, forgotten anywhere, would be seen.
+        # Half a pixel of the image, forgotten anywhere, would be seen.
         moved = page[2](image, [side + 0.5 for side in own])
         assert np.abs(moved - expected).max() > 0.5
         found = points_of(browser)
@@ -148,9 +109,9 @@ def test_the_page_finds_pythons_points(browser, page, picture):
     assert browser.log() == []
 
 
-def test_dragging_the_box_moves_the_points(browser, page, picture):
-    path, image, _ = picture
-    open_picture(browser, page[1], path)
+def test_dragging_the_box_moves_the_points(browser, page, drawn):
+    path, image, _ = drawn
+    open_image(browser, page[1], path)
     before = points_of(browser)
     place = browser.run(
         "const r = document.getElementById('canvas').getBoundingClientRect();"
@@ -177,10 +138,10 @@ SIDES = (
 )
 
 
-def test_a_dropped_picture_is_opened(browser, page, picture):
+def test_a_dropped_image_is_opened(browser, page, drawn):
     browser.open(page[1])
     browser.wait(SETTLED)
-    data = list(picture[0].read_bytes())
+    data = list(drawn[0].read_bytes())
     browser.run(
         """
         const data = new DataTransfer();
@@ -211,32 +172,28 @@ def test_the_camera_is_followed_live(browser, page):
 
 
 @pytest.mark.parametrize("name", ["empty.png", "words.txt"])
-def test_what_is_no_picture_is_refused(browser, page, tmp_path, name):
+def test_what_is_no_image_is_refused(browser, page, tmp_path, name):
     path = tmp_path / name
-    path.write_text("" if name == "empty.png" else "not a picture")
+    path.write_text("" if name == "empty.png" else "not an image")
     browser.open(page[1])
     browser.wait(SETTLED)
     browser.type("#file", str(path))
-    browser.wait("return !document.getElementById('alert').hidden")
-    assert browser.text("#alert").startswith(f"{name}: not a picture that this browser can read")
+    browser.wait(WARNED)
+    assert browser.text("#alert").startswith(f"{name}: not an image that this browser can read")
 
 
-def test_a_box_without_an_area_is_refused(browser, page, picture):
-    open_picture(browser, page[1], picture[0])
+def test_a_box_without_an_area_or_beside_the_image_is_refused(browser, page, drawn):
+    open_image(browser, page[1], drawn[0])
     before = points_of(browser)
     browser.type("#xmax", "-900\n")
-    browser.wait("return !document.getElementById('alert').hidden")
+    browser.wait(WARNED)
     assert "right must exceed left" in browser.text("#alert")
     np.testing.assert_array_equal(points_of(browser), before)
-
-
-def test_a_box_beside_the_picture_is_refused(browser, page, picture):
-    open_picture(browser, page[1], picture[0])
     browser.type("#xmax", "90000\n")
     browser.wait(FOUND)
     browser.type("#xmin", "80000\n")
-    browser.wait("return !document.getElementById('alert').hidden")
-    assert "shows nothing of the picture" in browser.text("#alert")
+    browser.wait(WARNED)
+    assert "shows nothing of the image" in browser.text("#alert")
 
 
 def test_without_its_runtime_the_page_says_so(browser, page):
@@ -250,8 +207,8 @@ def test_without_its_runtime_the_page_says_so(browser, page):
         (page[0] / "away").rename(vendor)
 
 
-def test_nothing_but_the_own_server_is_asked(browser, page, picture):
-    open_picture(browser, page[1], picture[0])
+def test_nothing_but_the_own_server_is_asked(browser, page, drawn):
+    open_image(browser, page[1], drawn[0])
     asked = browser.run(
         "return performance.getEntriesByType('resource').map((entry) => entry.name)"
     )
@@ -261,10 +218,10 @@ def test_nothing_but_the_own_server_is_asked(browser, page, picture):
     assert said.startswith("default-src 'self';")
 
 
-def test_the_crop_is_pythons_to_a_level(browser, page, picture):
+def test_the_crop_is_pythons_to_a_level(browser, page, drawn):
     """The same bytes, but for what a last digit rounds the other way."""
-    path, image, _ = picture
-    open_picture(browser, page[1], path)
+    path, image, _ = drawn
+    open_image(browser, page[1], path)
     rng = np.random.default_rng(0)
     height, width = image.shape[:2]
     for trial in range(36):
@@ -288,7 +245,7 @@ CROPS = [
     {"margin": 0.0, "factor": 1.2, "square": False},
 ]
 
-# The page's own module, on the picture in its file field.
+# The page's own module, on the image in its file field.
 CUT = """
 const [box, rule, size] = arguments;
 return import("./crop.js").then(async ({ cropBox, cut, imageFromCrop, neededPart }) => {

@@ -1,0 +1,98 @@
+"""From predictions to the figures of evaluation.json, and to a table."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from flm_jax import geometry
+from flm_jax.data.wflw import ATTRIBUTES
+from flm_jax.evaluation import metrics
+from flm_jax.training.losses import wing_loss
+
+# The crop and the loss that the reported `loss` is always taken in, whatever trained the network.
+_REPORTED_MARGIN, _REPORTED_SIZE = 10.0, 224
+_reported_loss = partial(wing_loss, width=5.0, curvature=0.5)
+
+_COLUMNS = ("loss", "nme", "fr10", "auc10")
+
+
+def summarise(
+    predictions: Float[ndarray, "n 98 2"],
+    targets: Float[ndarray, "n 98 2"],
+    boxes: Float[ndarray, "n 4"],
+) -> dict[str, Any]:
+    """Number of faces, loss, NME and FR in per cent, AUC; nulls where there is no face.
+
+    The loss is Wing(5, 0.5), mean over coordinates and faces, in pixels of the rectangle widened by
+    10 px and stretched to 224 x 224.
+    """
+    if len(boxes) == 0:
+        return {"num_faces": 0, "loss": None, "nme": None, "fr10": None, "auc10": None}
+    boxes = geometry.expand_box(boxes, _REPORTED_MARGIN)
+    scale = _REPORTED_SIZE / (boxes[:, None, 2:] - boxes[:, None, :2])
+    errors = metrics.nme(predictions, targets)
+    loss = _reported_loss(jnp.asarray(scale * predictions), jnp.asarray(scale * targets))
+    return {
+        "num_faces": len(boxes),
+        "loss": float(np.asarray(loss).mean(dtype=np.float64)),
+        "nme": 100 * float(errors.mean()),
+        "fr10": 100 * metrics.failure_rate(errors),
+        "auc10": metrics.auc(errors),
+    }
+
+
+def format_table(figures: dict[str, Any]) -> str:
+    """The figures of all faces and of each subset, as text."""
+    rows = {f"{figures['split']}, all": figures, **figures["subsets"]}
+    lines = [f"{'':<18}{'faces':>7}{'loss':>9}{'NME %':>9}{'FR10 %':>9}{'AUC10':>9}"]
+    for name, row in rows.items():
+        numbers = [math.nan if row[key] is None else row[key] for key in _COLUMNS]
+        cells = "".join(
+            f"{number:>9.{places}f}" for number, places in zip(numbers, (2, 2, 2, 3), strict=True)
+        )
+        lines.append(f"{name:<18}{row['num_faces']:>7}{cells}")
+    low, high = figures["nme_interval"]
+    groups = ", ".join(f"{group} {error:.2f}" for group, error in figures["groups"].items())
+    lines.append(f"NME's 95 % interval {low:.2f} to {high:.2f}; {groups}")
+    lines += [
+        f"{f'box {box}, {kind}':<34}NME {row['nme']:.2f} %"
+        for box, kinds in figures["protocols"].items()
+        for kind, row in kinds.items()
+    ]
+    lines += [
+        f"{f'rectangles off by a {name}':<34}"
+        + ", ".join(f"{share} %: {error:.2f} %" for share, error in row.items())
+        for name, row in figures["box_robustness"].items()
+    ]
+    lines.append(f"mean shape NME {figures['nme_mean_shape']:.2f} %")
+    return "\n".join(lines).replace("nan", "  -")
+
+
+def subsets(
+    predictions: Float[ndarray, "n 98 2"],
+    targets: Float[ndarray, "n 98 2"],
+    boxes: Float[ndarray, "n 4"],
+    attributes: Bool[ndarray, "n 6"],
+) -> dict[str, dict[str, Any]]:
+    """`summarise` of the faces that have each of WFLW's attributes."""
+    return {
+        name: summarise(predictions[chosen], targets[chosen], boxes[chosen])
+        for name, chosen in zip(ATTRIBUTES, attributes.T, strict=True)
+    }
+
+
+def details(
+    predictions: Float[ndarray, "n 98 2"], targets: Float[ndarray, "n 98 2"]
+) -> dict[str, Any]:
+    """NME in per cent of each group of points, and the 95 % interval of the whole's."""
+    groups = metrics.group_nme(predictions, targets)
+    interval = metrics.nme_interval(metrics.nme(predictions, targets))
+    return {
+        "nme_interval": [100 * end for end in interval],
+        "groups": {group: 100 * error for group, error in groups.items()},
+    }

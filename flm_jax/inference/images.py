@@ -1,0 +1,230 @@
+"""Predicts the faces of many images: threads read and draw them, the network takes batches."""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy import ndarray
+from tqdm import tqdm
+
+from flm_jax import geometry
+from flm_jax.data import wflw
+from flm_jax.data.images import read_image
+from flm_jax.data.loader import default_threads
+from flm_jax.data.workers import start_reading
+from flm_jax.errors import InputError
+from flm_jax.inference.detector import Detect
+from flm_jax.inference.head_pose import estimate_pose
+from flm_jax.inference.inputs import Input
+from flm_jax.inference.outputs import Entry, Face
+from flm_jax.inference.overlay import draw_face
+from flm_jax.inference.predictor import Crops, LandmarkPredictor, check_box
+from flm_jax.inference.tta import predict_with_tta
+from flm_jax.landmarks import MIRROR
+from flm_jax.runtime.work_folder import write_atomically
+
+# Images that wait for their landmarks to be drawn hold at most so many pixels together.
+_MAX_PIXELS = 2**27
+
+
+# A face before prediction: its number in the file of boxes (0 without one), box and score.
+_Found = tuple[int, ndarray, float | None]
+
+
+class _Read(NamedTuple):
+    """An image, kept only where it is needed again, its faces, and what went wrong."""
+
+    source: Input
+    image: ndarray | None
+    faces: list[_Found]
+    crops: Crops | None
+    problems: list[str]
+
+
+def predict_images(
+    predictor: LandmarkPredictor,
+    detect: Detect | None,
+    sources: Sequence[Input],
+    received: Sequence[int],
+    *,
+    tta: Mapping[str, Any],
+    num_threads: int = 0,
+) -> tuple[list[Entry], list[str]]:
+    """Finds the faces of images, predicts their landmarks, and draws the overlays.
+
+    Args:
+        predictor: the network.
+        detect: finds the faces of images without given boxes; None: each image is one face.
+        sources: the images.
+        received: signals; the first ends the prediction.
+        tta: keywords of `tta.predict_with_tta`.
+        num_threads: that read and draw; 0: one for each core.
+
+    Returns:
+        An entry for each image in order, or for each given box in the order of its file, and a
+        message for each image or box that could not be used.
+    """
+    threads = num_threads or default_threads(0)
+    keep = tta["two_pass"] or tta["flip"] or tta["extra_crops"] > 0
+    keep = keep or any(source.overlay for source in sources)
+    # Read a batch ahead; where images are kept, only what keeps the threads busy.
+    ahead = 2 * threads if keep else max(2 * threads, predictor.batch_size)
+    read = partial(_read, predictor=predictor, detect=detect, keep=keep)
+    entries: list[tuple[int, Entry]] = []
+    problems: list[str] = []
+    start, rest = 0.0, 0
+    start_reading()
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(sources), unit="image", disable=None) as bar,
+    ):
+        for chunk in _chunks(_map_ahead(pool, read, sources, ahead), predictor.batch_size):
+            faces = _predict_chunk(predictor, pool, chunk, tta)
+            found = [*(each.problems for each in chunk), *pool.map(_draw, chunk, faces)]
+            for problem in itertools.chain(*found):
+                say(problem)
+                problems.append(problem)
+            entries += itertools.chain(*map(_entries, chunk, faces))
+            bar.update(len(chunk))
+            rest += sum(map(len, faces)) if start else 0
+            start = start or time.perf_counter()  # The network has compiled.
+            if received:
+                pool.shutdown(wait=False, cancel_futures=True)
+                break
+    if rest:
+        print(f"{rest / (time.perf_counter() - start):.1f} faces a second after the first batch")
+    entries.sort(key=lambda pair: pair[0])  # Stable: all are 0 without a file of boxes.
+    return [entry for _, entry in entries], problems
+
+
+def say(text: str) -> None:
+    """Prints a line above the progress bar; file names need not be UTF-8."""
+    tqdm.write(text.encode(errors="backslashreplace").decode())
+
+
+def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, keep: bool) -> _Read:
+    """Reads an image and crops its faces; problems are collected, not raised."""
+    problems: list[str] = []
+    try:
+        # Given boxes are of the stored pixels.
+        image = read_image(source.path, source.path, upright=source.boxes is None)
+    except InputError as error:
+        return _Read(source, None, [], None, [str(error)])
+    faces: list[_Found] = []
+    if source.boxes is not None:
+        for number, box in source.boxes:
+            try:
+                check_box(box, image)
+                faces.append((number, box, None))
+            except InputError as error:
+                problems.append(f"{source.path}: {error}")
+    elif detect is None:
+        faces.append((0, geometry.image_box(image), None))
+    else:
+        found = detect(image)
+        faces += [(0, *pair) for pair in zip(found.boxes, found.scores.tolist(), strict=True)]
+        if not faces:
+            say(
+                f"{source.path}: no face found; --boxes image takes the whole image as one, and "
+                "--config.predict.threshold=0.3 accepts fainter ones"
+            )
+    crops = predictor.cut(image, np.stack([box for _, box, _ in faces])) if faces else None
+    return _Read(source, image if keep else None, faces, crops, problems)
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Input], _Read], sources: Iterable[Input], ahead: int
+) -> Iterator[_Read]:
+    """`work` of every source, in order, done in the pool's threads before it is asked for."""
+    waiting: deque[Future[_Read]] = deque()
+    for source in sources:
+        waiting.append(pool.submit(work, source))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _chunks(read: Iterable[_Read], num_faces: int) -> Iterator[list[_Read]]:
+    """Images that together hold a batch of faces, or as many pixels as may wait."""
+    chunk, faces, pixels = [], 0, 0
+    for each in read:
+        chunk.append(each)
+        faces += len(each.faces)
+        pixels += 0 if each.image is None else each.image.size // 3
+        if faces >= num_faces or pixels >= _MAX_PIXELS or len(chunk) >= 4 * num_faces:
+            yield chunk
+            chunk, faces, pixels = [], 0, 0
+    if chunk:
+        yield chunk
+
+
+def _predict_chunk(predictor, pool, chunk, tta) -> list[list[Face]]:
+    """The faces of each image."""
+    found = [face for each in chunk for face in each.faces]
+    if not found:
+        return [[] for _ in chunk]
+    boxes = np.stack([box for _, box, _ in found]).astype(np.float32)
+    ends = np.cumsum([len(each.faces) for each in chunk])
+    plain = _join([each.crops for each in chunk if each.crops])
+    scales: list[ndarray] = []
+
+    def predict(views: ndarray, flip: bool) -> ndarray:
+        crops = plain
+        if flip or views is not boxes:
+            parts = zip(chunk, np.split(views, ends[:-1]), strict=True)
+            cut = [(each.image, part, flip) for each, part in parts if len(part)]
+            crops = _join(pool.map(lambda arguments: predictor.cut(*arguments), cut))
+        landmarks, outputs = predictor.predict(crops)
+        if not np.isfinite(landmarks).all():
+            raise InputError("the weights predict no finite numbers")
+        order = MIRROR if flip else slice(None)
+        if "scale" in outputs:
+            scales.append(outputs["scale"][:, order])
+        return landmarks[:, order]
+
+    landmarks = predict_with_tta(predict, boxes, np.array(wflw.RECTANGLE_MARGINS), **tta)
+    # The first pass of two only says where to crop.
+    uncertainty = np.mean(scales[tta["two_pass"] :], axis=0) if scales else [None] * len(boxes)
+    faces = [
+        Face(box, score, points, scale, estimate_pose(points))
+        for (_, box, score), points, scale in zip(found, landmarks, uncertainty, strict=True)
+    ]
+    return [faces[end - len(each.faces) : end] for each, end in zip(chunk, ends, strict=True)]
+
+
+def _join(crops: Iterable[Crops]) -> Crops:
+    return Crops(*(np.concatenate(arrays) for arrays in zip(*crops, strict=True)))
+
+
+def _entries(read: _Read, faces: list[Face]) -> list[tuple[int, Entry]]:
+    """One for each given box, or one for all faces of the image; and where they belong."""
+    path = read.source.path
+    if read.source.boxes is None:
+        return [] if read.problems else [(0, Entry(path, faces))]
+    pairs = zip(read.faces, faces, strict=True)
+    return [(number, Entry(path, [face])) for (number, _, _), face in pairs]
+
+
+def _draw(read: _Read, faces: Sequence[Face]) -> list[str]:
+    """Writes the overlay; returns what went wrong."""
+    path = read.source.overlay
+    if path is None or read.image is None or not faces:
+        return []
+    for face in faces:
+        draw_face(read.image, face)
+    try:
+        good, content = cv2.imencode(path.suffix, read.image)
+    except cv2.error:
+        good = False
+    if not good:
+        return [f"{read.source.path}: too large to be drawn as {path.suffix}"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda new: new.write_bytes(content.tobytes()))
+    return []

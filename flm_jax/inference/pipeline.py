@@ -1,0 +1,126 @@
+"""From an input to landmarks.json, landmarks.csv and overlays, with a network in any runtime."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flm_jax.errors import InputError
+from flm_jax.inference import inputs, outputs
+from flm_jax.inference.detector import Detect
+from flm_jax.inference.images import predict_images
+from flm_jax.inference.inputs import Input
+from flm_jax.inference.predictor import LandmarkPredictor
+from flm_jax.inference.video import predict_video
+from flm_jax.runtime.signals import collect_signals
+from flm_jax.runtime.work_folder import write_atomically
+
+
+class Job(NamedTuple):
+    """What is read, and the folder that is written."""
+
+    sources: list[Input]
+    is_video: bool
+    folder: Path
+
+
+def plan(source: str, folder: Path, *, boxes: str = "", overlays: bool = True) -> Job:
+    """Finds what an input names, before anything is computed.
+
+    Args:
+        source: an image, a folder, a glob, a video or the number of a camera.
+        folder: to write into.
+        boxes: a file of boxes; "image": each image is one face; "": a detector finds the faces.
+        overlays: whether the faces are drawn, into `folder`/overlays.
+
+    Raises:
+        InputError: the input or the boxes can't be used, or would be overwritten.
+    """
+    is_video = inputs.is_video(source)
+    if is_video and boxes:
+        raise InputError(f"--boxes={boxes}: the faces of a video are found by the detector")
+    if is_video:
+        sources = [Input(source, source)]
+    elif boxes in ("", "image"):
+        sources = inputs.find_images(source, folder)
+    else:
+        sources = inputs.find_boxed_images(source, boxes)
+    if overlays:
+        names = [each.name for each in sources]
+        paths = [Path(f"{Path(source).stem}.mp4")] if is_video else _overlay_names(names)
+        sources = [
+            each._replace(overlay=folder / "overlays" / path)
+            for each, path in zip(sources, paths, strict=True)
+        ]
+    read = {os.path.realpath(path) for path in (boxes, *(each.path for each in sources)) if path}
+    overlay_paths = [each.overlay for each in sources if each.overlay]
+    for path in (folder / "landmarks.json", folder / "landmarks.csv", *overlay_paths):
+        if os.path.realpath(path) in read:
+            raise InputError(f"{path}: is read and would be overwritten; choose another --output")
+    return Job(sources, is_video, folder)
+
+
+def run(
+    job: Job,
+    predictor: LandmarkPredictor,
+    detect: Detect | None,
+    *,
+    tta: Mapping[str, Any],
+    smoothing: Mapping[str, Any],
+    num_threads: int = 0,
+) -> None:
+    """Predicts, and writes also what was done when a SIGINT or SIGTERM ends it.
+
+    Args:
+        job: of `plan`.
+        predictor: the network.
+        detect: finds the faces of a BGR image; None: boxes are given, or each image is one face.
+        tta: keywords of `tta.predict_with_tta`, for images.
+        smoothing: keywords of `OneEuroFilter`, for a video.
+        num_threads: that read and draw images; 0: one for each core.
+
+    Raises:
+        InputError: nothing can be written, or, once the rest is written, an image or a box could
+            not be used.
+    """
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with collect_signals() as received:
+            if detect and job.is_video:
+                (source,) = job.sources
+                found = predict_video(predictor, detect, source, received, smoothing=smoothing)
+            else:
+                found = predict_images(
+                    predictor, detect, job.sources, received, tta=tta, num_threads=num_threads
+                )
+            entries, problems = found
+            json, csv = job.folder / "landmarks.json", job.folder / "landmarks.csv"
+            write_atomically(json, lambda path: outputs.write_json(path, entries))
+            write_atomically(csv, lambda path: outputs.write_csv(path, entries))
+            print(f"{json}: {sum(len(entry.faces) for entry in entries)} faces")
+    except OSError as error:
+        raise InputError(f"--output={job.folder}: can't be written: {error}") from None
+    if received:
+        sys.exit(128 + received[0])
+    if problems:
+        count = f"{len(problems)} images or boxes" if len(problems) > 1 else "one image or box"
+        raise InputError(f"{count} could not be used, the first: {problems[0]}")
+
+
+def _overlay_names(names: Iterable[str]) -> list[Path]:
+    """A path below the overlays for each name, wherever that leads, and no path twice."""
+    taken: set[str] = set()
+    paths = []
+    for name in names:
+        parts = [part for part in Path(name).parts if part not in ("..", Path(name).anchor)]
+        path = Path(*parts or ["image"])
+        if path.suffix.lower() not in inputs.IMAGES:
+            path = path.with_name(f"{path.name}.png")
+        stem, number = path.stem, 1
+        while str(path).lower() in taken:  # Some file systems know no capitals.
+            number += 1
+            path = path.with_stem(f"{stem}_{number}")
+        taken.add(str(path).lower())
+        paths.append(path)
+    return paths

@@ -1,0 +1,277 @@
+"""Prediction of files, with a network that sees the same face everywhere."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from support.heads import drawn_landmarks
+
+from flm_jax import geometry
+from flm_jax.data.wflw import RECTANGLE_MARGINS
+from flm_jax.drawing import video
+from flm_jax.errors import InputError
+from flm_jax.inference import pipeline
+from flm_jax.inference.detector import Detections
+from flm_jax.inference.predictor import LandmarkPredictor
+from flm_jax.landmarks import MIRROR
+
+OFF = {"two_pass": False, "flip": False, "extra_crops": 0, "box_noise": 0.05}
+SIDE = 16
+
+
+def face_in_a_crop():
+    points, _ = drawn_landmarks(np.random.default_rng(0), yaw=20.0)
+    box = geometry.add_margins(geometry.bounding_box(points), np.array(RECTANGLE_MARGINS))
+    return geometry.apply(geometry.crop_from_image(box, SIDE), points).astype(np.float32)
+
+
+POINTS = face_in_a_crop()
+
+
+def same_face(images):
+    """Finds the same points in every crop, flipped or not."""
+    count = len(images)
+    return {"landmarks": np.tile(POINTS, (count, 1, 1)), "scale": np.full((count, 98), 0.5)}
+
+
+@pytest.fixture
+def predictor():
+    settings = {"image_size": SIDE, "crop": {"margin": 0.0}, "batch_size": 4}
+    return LandmarkPredictor(same_face, pixel_outputs=("scale",), **settings)
+
+
+def no_face(image):
+    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
+
+def one_face(image):
+    return Detections(np.float32([[140, 80, 340, 280]]), np.float32([0.9]))
+
+
+def predict(predictor, source, folder, *, boxes="image", detect=None, tta=OFF, overlays=True):
+    job = pipeline.plan(str(source), folder, boxes=str(boxes), overlays=overlays)
+    pipeline.run(job, predictor, detect, tta=tta, smoothing={"cutoff": 1.0, "beta": 1.0})
+    return read(folder)
+
+
+def read(folder):
+    return json.loads((folder / "landmarks.json").read_text())
+
+
+def write(path, size=(30, 40), exif=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tags = Image.Exif()
+    tags[274] = exif
+    Image.new("RGB", size, "white").save(path, exif=tags)
+    return path
+
+
+def box_file(tmp_path, boxes):
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    return tmp_path / "boxes.json"
+
+
+def test_unreadable_images_are_reported_and_the_rest_is_written(predictor, tmp_path, capsys):
+    write(tmp_path / "in/deep/a.jpg")
+    (tmp_path / "in/empty.jpg").write_bytes(b"")
+    (tmp_path / "in/text.png").write_bytes(b"hello")
+    write(tmp_path / "in/wide.png", (40_000, 2))
+    with pytest.raises(InputError, match="3 images or boxes could not be used, the first"):
+        predict(predictor, tmp_path / "in", tmp_path / "out")
+    told = capsys.readouterr().out
+    assert "text.png: " in told
+    assert "40000 x 2 px" in told
+    (entry,) = read(tmp_path / "out")
+    assert entry["image"] == str(tmp_path / "in/deep/a.jpg")
+    assert entry["faces"][0]["box"] == [-0.5, -0.5, 29.5, 39.5]
+    assert (tmp_path / "out/overlays/deep/a.jpg").exists()
+    assert (tmp_path / "out/landmarks.csv").read_text().count("\n") == 2
+
+
+def test_exif_orientation_is_honoured_except_with_given_boxes(predictor, tmp_path):
+    path = write(tmp_path / "a.jpg", exif=6)
+    (entry,) = predict(predictor, path, tmp_path / "out")
+    assert entry["faces"][0]["box"] == [-0.5, -0.5, 39.5, 29.5]
+    assert cv2.imread(str(tmp_path / "out/overlays/a.jpg")).shape[:2] == (30, 40)
+    boxes = box_file(tmp_path, {"a.jpg": [[1, 1, 20, 20]]})
+    predict(predictor, tmp_path, tmp_path / "out", boxes=boxes)
+    assert cv2.imread(str(tmp_path / "out/overlays/a.jpg")).shape[:2] == (40, 30)
+
+
+def test_given_boxes_keep_their_order_and_unusable_ones_are_reported(predictor, tmp_path, capsys):
+    write(tmp_path / "a.jpg")
+    write(tmp_path / "b.jpg")
+    good = [[1, 1, 20, 20], [-9e5, 3, 33, 9e5]]
+    bad = [[50, 50, 60, 60], [0, 0, 1e9, 1e9], [-1e30, 0, 9, 9], [0, 0, 1e308, 1e308]]
+    bad.append([1e5, 0, 1e5 + 1e-9, 9])
+    pairs = [("a.jpg", good[0]), ("missing.jpg", good[0]), ("b.jpg", good[0]), ("a.jpg", good[1])]
+    pairs += [("b.jpg", box) for box in bad]
+    boxes = [{"image": name, "faces": [{"box": box}]} for name, box in pairs]
+    with pytest.raises(InputError, match="6 images or boxes could not be used, the first"):
+        predict(predictor, tmp_path, tmp_path / "out", boxes=box_file(tmp_path, boxes))
+    found = [
+        (os.path.basename(entry["image"]), entry["faces"][0]) for entry in read(tmp_path / "out")
+    ]
+    expected = [("a.jpg", good[0]), ("b.jpg", good[0]), ("a.jpg", good[1])]
+    assert [(name, face["box"]) for name, face in found] == expected
+    assert {face["score"] for _, face in found} == {None}
+    told = capsys.readouterr().out
+    assert "b.jpg: the box 50 50 60 60 lies outside of the image of 30 x 40 px" in told
+    assert "missing.jpg: can't be read" in told
+
+
+def test_images_of_any_shape_are_taken(predictor, tmp_path, capsys):
+    for i, size in enumerate([(20_000, 12), (12, 20_000), (1, 1)]):
+        write(tmp_path / f"in/{i}.png", size)
+    assert len(predict(predictor, tmp_path / "in", tmp_path / "out")) == 3
+    write(tmp_path / "a.png", (17_000, 2)).rename(tmp_path / "a.webp")
+    with pytest.raises(InputError, match="too large to be drawn as .webp"):
+        predict(predictor, tmp_path / "a.webp", tmp_path / "out")
+    assert len(read(tmp_path / "out")) == 1
+
+
+def test_an_image_without_a_face_is_an_entry_and_a_hint(predictor, tmp_path, capsys):
+    path = write(tmp_path / "a.png")
+    entries = predict(predictor, path, tmp_path / "out", boxes="", detect=no_face)
+    assert entries == [{"image": str(path), "faces": []}]
+    assert "no face found; --boxes image" in capsys.readouterr().out
+
+
+def test_file_names_need_not_be_utf8(predictor, tmp_path):
+    name = os.fsdecode(b"\xff.png")
+    write(tmp_path / "in" / name)
+    (entry,) = predict(predictor, tmp_path / "in", tmp_path / "out")
+    assert entry["image"].endswith(name)
+    assert b"\xff.png" in (tmp_path / "out/landmarks.csv").read_bytes()
+
+
+def test_two_passes_and_flips_are_averaged_in_image_pixels(predictor, tmp_path):
+    write(tmp_path / "in/a.png", (SIDE, SIDE))
+    write(tmp_path / "in/b.png", (2 * SIDE, 2 * SIDE))
+    plain, flipped, twice = (
+        [
+            entry["faces"][0]
+            for entry in predict(predictor, tmp_path / "in", tmp_path / "out", tta=OFF | tta)
+        ]
+        for tta in ({}, {"flip": True}, {"two_pass": True, "extra_crops": 1})
+    )
+    np.testing.assert_allclose(plain[0]["landmarks"], POINTS, atol=1e-3)
+    mirrored = np.array([SIDE - 1, 0]) + [-1, 1] * POINTS[MIRROR]
+    expected = (POINTS + mirrored) / 2
+    np.testing.assert_allclose(flipped[0]["landmarks"], expected, atol=1e-3)
+    np.testing.assert_allclose(flipped[1]["landmarks"], 2 * expected + 0.5, atol=1e-3)
+    assert [face["uncertainty"][0] for face in flipped] == [0.5, 1.0]
+    assert 0 < np.abs(np.subtract(twice[0]["landmarks"], plain[0]["landmarks"])).max() < SIDE
+
+
+def test_a_flipped_crop_shows_the_flipped_face(predictor):
+    image = np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8)
+    image = cv2.resize(image, (100, 80), interpolation=cv2.INTER_CUBIC)
+    box = np.float32([[10.3, 5, 70, 60.2]])
+    plain, flipped = (predictor.cut(image, box, flip) for flip in (False, True))
+    # OpenCV interpolates at 32nds of a pixel, rounded the other way in the mirror.
+    assert np.abs(flipped.images - plain.images[:, :, ::-1]).mean() < 0.01
+
+
+def test_what_was_done_before_a_signal_is_written(predictor, tmp_path, monkeypatch):
+    for i in range(30):
+        write(tmp_path / f"in/{i:02d}.png", (4, 4))
+    monkeypatch.setattr(pipeline, "collect_signals", lambda: contextlib.nullcontext([2]))
+    with pytest.raises(SystemExit, match="130"):
+        predict(predictor, tmp_path / "in", tmp_path / "out")
+    assert len(read(tmp_path / "out")) == predictor.batch_size
+
+
+@pytest.mark.parametrize(
+    ("source", "boxes"),
+    [
+        ("out/overlays/a.png", "image"),
+        ("link/overlays/a.png", "image"),
+        ("out/overlays/a.mp4", ""),
+        ("out/overlays", "boxes.json"),
+        ("out/overlays", "out/landmarks.json"),
+    ],
+)
+def test_the_input_is_never_overwritten(tmp_path, monkeypatch, source, boxes):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "out/overlays/a.png")
+    (tmp_path / "link").symlink_to("out")
+    box_file(tmp_path, {"a.png": [[1, 1, 9, 9]]})
+    shutil.copy("boxes.json", "out/landmarks.json")
+    with pytest.raises(InputError, match="is read and would be overwritten; choose another --out"):
+        pipeline.plan(source, tmp_path / "out", boxes=boxes)
+
+
+def test_no_two_overlays_share_a_name(tmp_path):
+    names = ["a.jpg", "../a.jpg", "A.JPG", "a", "a.png", "x/a.jpg", "/", "b.txt"]
+    boxes = box_file(tmp_path, {name: [[1, 1, 9, 9]] for name in names})
+    job = pipeline.plan(str(tmp_path), tmp_path / "out", boxes=str(boxes))
+    found = [str(source.overlay.relative_to(tmp_path / "out/overlays")) for source in job.sources]
+    expected = ["a.jpg", "a_2.jpg", "A_3.JPG", "a.png", "a_2.png", "x/a.jpg", "image.png"]
+    assert found == [*expected, "b.txt.png"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "a.avi"
+    video.draw_video(path, frames=8, still=True)
+    return path
+
+
+def test_a_video_is_followed_frame_by_frame(predictor, clip, tmp_path, capsys):
+    entries = predict(predictor, clip, tmp_path, boxes="", detect=one_face)
+    assert [entry["frame"] for entry in entries] == list(range(8))
+    assert entries[5]["time"] == 0.2
+    assert all(len(entry["faces"]) == 1 for entry in entries)
+    assert "8 frames, " in capsys.readouterr().out
+    capture = cv2.VideoCapture(str(tmp_path / "overlays/a.mp4"))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 8
+
+
+def test_an_earlier_overlay_stays_until_the_video_is_done(predictor, clip, tmp_path):
+    """Whoever kills the process in between finds it."""
+    overlay = tmp_path / "overlays/a.mp4"
+    overlay.parent.mkdir()
+    overlay.write_bytes(b"earlier")
+    seen = []
+
+    def detect(image):
+        seen.append(overlay.read_bytes())
+        return no_face(image)
+
+    predict(predictor, clip, tmp_path, boxes="", detect=detect)
+    assert seen == [b"earlier"] * 8
+    assert overlay.read_bytes() != b"earlier"
+    assert os.listdir(overlay.parent) == ["a.mp4"]
+
+
+def test_a_video_that_ends_early_keeps_what_it_had(predictor, clip, tmp_path):
+    content = clip.read_bytes()
+    (tmp_path / "b.avi").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"b.avi: ends after \d of 8 frames; those are written"):
+        predict(predictor, tmp_path / "b.avi", tmp_path, boxes="", detect=one_face)
+    assert len(read(tmp_path)) in range(2, 7)
+
+
+def test_what_is_no_video_is_refused(predictor, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"hello")
+    with pytest.raises(InputError, match="a.mp4: can't be opened as a video"):
+        predict(predictor, tmp_path / "a.mp4", tmp_path, boxes="", detect=no_face)
+    with pytest.raises(InputError, match="found by the detector"):
+        pipeline.plan("0", tmp_path, boxes="image")
+
+
+def test_the_pipeline_needs_neither_jax_nor_grain_nor_matplotlib():
+    code = (
+        "import sys, flm_jax.inference.pipeline as _; unwanted = {'jax', 'flax', 'orbax', 'grain', "
+        "'matplotlib', 'ml_collections'}; print(unwanted & {*sys.modules})"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.strip() == "set()", process.stderr
