@@ -44,7 +44,7 @@ def folder(trained, faces_root, tmp_path_factory):
         shutil.copytree(trained, workdir)
         shutil.copytree(faces_root, workdir / "faces")
         shutil.copy(next(workdir.glob("faces/WFLW_images/test*/*")), folder / "face.jpg")
-        with mock.patch.object(export.page, "fetch_runtime", return_value=None):
+        with mock.patch("flm_jax.export.page.fetch_runtime", return_value=None):
             export.run(trained_config(workdir, {}), workdir)
 
     return filled_once(tmp_path_factory, "docs", fill)
