@@ -70,11 +70,11 @@ def _paint_skin(painter: Painter) -> None:
     skin *= 1 - 0.35 * np.clip(1 + (hairline(p, longitude) - y) / 0.12, 0, 1)[..., None]
     # Skin is smooth: half of the grid's resolution is enough.
     half = painter.shape[1] // 2, painter.shape[0] // 2
-    skin = cv2.resize(skin.astype(np.float32), half, interpolation=cv2.INTER_CUBIC)
+    skin = cv2.resize(skin.astype(np.float32), half)
     if p.texture:
         mottle = painter.noise((20, 26), half) * 0.03
-        mottle += painter.noise((half[1] // 2, half[0] // 2), half) * 0.025
-        skin *= 1 + p.texture * mottle[..., None]
+        mottle += painter.noise((half[1] // 3, half[0] // 3), half) * 0.025
+        skin *= 1 + np.float32(p.texture) * mottle[..., None]
     skin = np.clip(skin, 0, 255).astype(np.uint8)
     cv2.resize(skin, painter.shape[::-1], dst=painter.colour)
     spots = painter.rng.uniform([-0.75, 0.1], [0.75, 0.75], (p.freckles, 2))
