@@ -111,12 +111,8 @@ def _paint_eye(painter: Painter, side: int) -> None:
     skin = painter.colour[box].copy()
     painter.fill(eye, (242, 238, 234))
     radius = 0.47 * p.eye_width
-    painter.fill(disc(pupil, radius, radius), shade(p.iris, 0.55))
-    painter.fill(disc(pupil, radius * 0.84, radius * 0.84), p.iris)
-    painter.fill(
-        disc(pupil + np.array([0, 0.012]), radius * 0.6, radius * 0.6), shade(p.iris, 1.35), 0.6
-    )
-    painter.fill(disc(pupil, radius * 0.44, radius * 0.44), (10, 8, 8))
+    iris = [(1, shade(p.iris, 0.55)), (0.84, p.iris), (0.6, shade(p.iris, 1.2))]
+    painter.rings(pupil, radius, [*iris, (0.44, (10, 8, 8))])
     painter.line(upper + np.array([0, 0.02]), (60, 45, 45), 0.05, 0.45, 0.015)
     # What the lids hide is skin again.
     mask = np.zeros(skin.shape[:2], np.uint8)

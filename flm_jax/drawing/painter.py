@@ -81,6 +81,14 @@ class Painter:
         """Columns and rows as OpenCV draws them, with 4 fractional bits."""
         return np.round(self.grid(xy) * 16).astype(np.int32)
 
+    def rings(self, centre: ndarray, radius: float, fills: list[tuple[float, Colour]]) -> None:
+        """Fills discs about a centre, each of a share of the radius, one on another."""
+        edge = self.grid(disc(centre, radius, radius))
+        middle = edge.mean(0)
+        for share, colour in fills:
+            points = np.round((middle + share * (edge - middle)) * 16).astype(np.int32)
+            cv2.fillPoly(self.colour, [points], colour, cv2.LINE_AA, 4)
+
     def fill(self, xy: ndarray, colour: Colour, opacity: Number = 1.0, soft: Number = 0.0) -> None:
         """Fills a polygon; `soft` is the blur of its edge, in units."""
         points = self.fixed(xy)

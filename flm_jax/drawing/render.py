@@ -130,7 +130,8 @@ def _splat(
         starts.append(starts[-1] + h * w)
     depth = np.concatenate(depths)
     index = _nearest(np.concatenate(pixels), np.concatenate(samples), depth, height * width)
-    index = _close_holes(_close_holes(index.reshape(size), depth), depth)
+    index = _close_holes(index.reshape(size), depth)
+    index = _close_holes(index, depth)
     image = np.zeros((height * width, 4), np.uint8)
     which = np.searchsorted(starts, index, side="right") - 1
     for i, (colour, lit) in enumerate(parts):
@@ -221,7 +222,7 @@ def _layer_in_front(image: _Image, marks: ndarray, z: ndarray) -> Int[ndarray, "
     return np.where(hidden, image.layer[row, column], -1)
 
 
-def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.1) -> Head:
+def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.0) -> Head:
     """Draws a head; its leftmost and its rightmost landmark lie `width_px` apart."""
     rng = np.random.default_rng(p.seed)
     surface = Surface(p)
