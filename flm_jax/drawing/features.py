@@ -40,8 +40,9 @@ def paint(surface: Surface, shape: tuple[int, int], rng: np.random.Generator) ->
 
 def _paint_skin(painter: Painter) -> None:
     p, marks = painter.surface.p, painter.surface.landmarks
-    rows, columns = 52, 64
-    longitude, sine = grid_longitude(columns)[None], grid_sine(rows)[:, None]
+    rows, columns = 44, 48
+    longitude = grid_longitude(columns)[None].astype(np.float32)
+    sine = grid_sine(rows)[:, None].astype(np.float32)
     points = painter.surface.base(longitude, sine)
     x, y, front = np.abs(points[..., 0]), points[..., 1], np.cos(longitude) > 0
     skin = np.broadcast_to(np.array(p.skin, np.float32), (rows, columns, 3)).copy()
