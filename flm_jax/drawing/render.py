@@ -94,7 +94,7 @@ def _depth(z: ndarray) -> ndarray:
 
 def _splat(
     layers: list[Layer],
-    places: list[Float[ndarray, "r c 2"]],
+    places: list[ndarray],
     light: Light,
     size: tuple[int, int],
 ) -> _Image:
@@ -134,10 +134,10 @@ def _splat(
     index = _close_holes(index, depth)
     image = np.zeros((height * width, 4), np.uint8)
     which = np.searchsorted(starts, index, side="right") - 1
-    for i, (colour, lit) in enumerate(parts):
+    for i, (colour, coarse_light) in enumerate(parts):
         pixel = np.flatnonzero(which == i)
         if len(pixel):
-            image[pixel] = _lit_samples(colour, lit, index.ravel()[pixel] - starts[i])
+            image[pixel] = _lit_samples(colour, coarse_light, index.ravel()[pixel] - starts[i])
     seen_depth = np.where(index >= 0, depth[index], np.uint16(0))
     return _Image(image.reshape(height, width, 4), seen_depth, which)
 
@@ -252,25 +252,27 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
 
     # The final tile and the fine one cover the same square, edge on edge.
     places = [project(layer.points.astype(np.float32)) for layer in layers]
-    low = np.clip(
-        np.min([place.min((0, 1)) for place in places], axis=0) - 0.05, [-2.0, -2.15], -0.5
-    )
-    high = np.clip(np.max([place.max((0, 1)) for place in places], axis=0) + 0.05, 0.5, [2.0, 2.45])
+    low = np.floor(np.min([place.min((0, 1)) for place in places], axis=0) * 20 - 1) / 20
+    high = np.ceil(np.max([place.max((0, 1)) for place in places], axis=0) * 20 + 1) / 20
+    low, high = np.clip(low, [-2.0, -2.15], -0.5), np.clip(high, 0.5, [2.0, 2.45])
     final = np.ceil((high - low) * final_unit).astype(int)
     fine = np.round(final * unit / final_unit).astype(int)
     scale = fine / final
-    origin = (fine - (low + high) * unit - 1) / 2
-    places = [place * np.float32(unit) + np.float32(origin + 0.5) for place in places]
+    corner = (final - (low + high) * final_unit - 1) / 2
+    landmarks = marks * final_unit + corner
+    places = [
+        place * np.float32(final_unit * scale) + np.float32((corner + 0.5) * scale)
+        for place in places
+    ]
     image = _splat(layers, places, p.light, (int(fine[1]), int(fine[0])))
-    in_front = _layer_in_front(image, marks * unit + origin, space[:, 2])
+    in_front = _layer_in_front(image, (landmarks + 0.5) * scale - 0.5, space[:, 2])
     tile = cv2.resize(image.colour, final.tolist(), interpolation=cv2.INTER_AREA)
-    landmarks = (marks * unit + origin + 0.5) / scale - 0.5
-    neck = (project(np.array([0, 1.9, -0.3]) @ body.T) * unit + origin + 0.5) / scale - 0.5
+    neck = project(np.array([0, 1.9, -0.3]) @ body.T) * final_unit + corner
     return Head(
         tile,
         landmarks.astype(np.float32),
         _is_painted_over(painter) | (in_front > 0),
         in_front == 0,
-        unit / float(scale[0]),
+        float(final_unit),
         neck.astype(np.float32),
     )
