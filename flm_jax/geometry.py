@@ -1,4 +1,4 @@
-"""Affine maps of the plane, as 2x3 matrices, and the boxes that they come from.
+"""Boxes, and affine maps of the plane as 2x3 matrices.
 
 A map is named `b_from_a`: it takes points of `a` to points of `b`. Points are pixels, and (0, 0) is
 the centre of the top-left pixel, so an image of width w covers [-0.5, w - 0.5]. A box is
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
-# The sense in which each side of a box leaves its middle.
+# The outward direction of each side of a box.
 _OUTWARDS = np.array([-1, -1, 1, 1])
 
 
@@ -24,8 +24,10 @@ def expand_box(box: Float[ndarray, "*n 4"], margin: float) -> Float[ndarray, "*n
 def add_margins(
     box: Float[ndarray, "*n 4"], margins: Float[ndarray, "*#n #4"]
 ) -> Float[ndarray, "*n 4"]:
-    """The box with its left, top, right and bottom moved outwards by shares of its sides; or, by
-    one margin, with all four."""
+    """The box with left, top, right and bottom moved outwards by shares of its width and height.
+
+    A single margin moves all four.
+    """
     sides = np.tile(box[..., 2:] - box[..., :2], 2)
     return box + _OUTWARDS * margins * sides
 
@@ -33,25 +35,25 @@ def add_margins(
 def margins_around(
     inner: Float[ndarray, "*n 4"], outer: Float[ndarray, "*n 4"]
 ) -> Float[ndarray, "*n 4"]:
-    """The margins that make `outer` of `inner`, by `add_margins`."""
+    """The margins with which `add_margins` makes `outer` of `inner`."""
     return _OUTWARDS * (outer - inner) / np.tile(inner[..., 2:] - inner[..., :2], 2)
 
 
 def scale_box(box: Float[ndarray, "*n 4"], factor: float) -> Float[ndarray, "*n 4"]:
-    """The box with its sides multiplied by `factor`, about its middle."""
+    """The box scaled by `factor` about its middle."""
     middle, half = (box[..., :2] + box[..., 2:]) / 2, factor / 2 * (box[..., 2:] - box[..., :2])
     return np.concatenate([middle - half, middle + half], axis=-1)
 
 
 def square_box(box: Float[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
-    """The square around the box's middle with the longer of its sides."""
+    """The square with the box's middle and longer side."""
     middle = (box[..., :2] + box[..., 2:]) / 2
     half = (box[..., 2:] - box[..., :2]).max(axis=-1, keepdims=True) / 2
     return np.concatenate([middle - half, middle + half], axis=-1)
 
 
 def bounding_box(points: Float[ndarray, "*n p 2"]) -> Float[ndarray, "*n 4"]:
-    """The smallest box that holds the points."""
+    """The smallest box around the points."""
     return np.concatenate([points.min(axis=-2), points.max(axis=-2)], axis=-1)
 
 
@@ -64,45 +66,44 @@ def image_box(image: UInt8[ndarray, "h w c"]) -> Float[ndarray, "4"]:
 def crop_from_image(box: Float[ndarray, "*n 4"], size: int) -> Float[ndarray, "*n 2 3"]:
     """The map that stretches `box` over a crop of `size` x `size` pixels, edge on edge.
 
-    Edge on edge keeps the crop symmetric: mirroring the box about its middle is mirroring the crop,
-    u -> size - 1 - u.
+    So flipping the box about its middle flips the crop: u -> size - 1 - u.
     """
     low, high = box[..., :2].astype(np.float64), box[..., 2:].astype(np.float64)
     scale = size / (high - low)
-    found = np.zeros((*box.shape[:-1], 2, 3))
-    found[..., 0, 0], found[..., 1, 1] = scale[..., 0], scale[..., 1]
-    found[..., 2] = -scale * low - 0.5
-    return found
+    crop_from_image = np.zeros((*box.shape[:-1], 2, 3))
+    crop_from_image[..., 0, 0], crop_from_image[..., 1, 1] = scale[..., 0], scale[..., 1]
+    crop_from_image[..., 2] = -scale * low - 0.5
+    return crop_from_image
 
 
 def flip(size: int) -> Float[ndarray, "2 3"]:
-    """The map that mirrors a crop of `size` pixels in x: u -> size - 1 - u."""
+    """The map that flips a crop of `size` pixels left to right: u -> size - 1 - u."""
     return np.array([[-1.0, 0, size - 1], [0, 1.0, 0]])
 
 
 def apply(
     b_from_a: Float[ndarray, "*#n 2 3"], points: Float[ndarray, "*#n p 2"]
 ) -> Float[ndarray, "..."]:
-    """The points of `a`, in `b`. Leading axes broadcast: one map a face, or one for all."""
+    """The points of `a` in `b`. Leading axes broadcast: one map per face, or one for all."""
     return points @ np.swapaxes(b_from_a[..., :2], -1, -2) + b_from_a[..., None, :, 2]
 
 
 def compose(
     c_from_b: Float[ndarray, "*#n 2 3"], b_from_a: Float[ndarray, "*#n 2 3"]
 ) -> Float[ndarray, "..."]:
-    """The map that applies `b_from_a` first, `c_from_b` second. Leading axes broadcast."""
-    linear = c_from_b[..., :2] @ b_from_a
-    linear[..., 2] += c_from_b[..., 2]
-    return linear
+    """`c_from_a`: first `b_from_a`, then `c_from_b`. Leading axes broadcast."""
+    c_from_a = c_from_b[..., :2] @ b_from_a
+    c_from_a[..., 2] += c_from_b[..., 2]
+    return c_from_a
 
 
 def invert(b_from_a: Float[ndarray, "2 3"]) -> Float[ndarray, "2 3"]:
-    """The inverse map, `a_from_b`. Raises ZeroDivisionError where there is none."""
-    # By Cramer's rule: NumPy's solver takes ten times as long for so small a matrix, and the loader
-    # inverts up to three for each face.
+    """`a_from_b`. Raises ZeroDivisionError if there is no inverse."""
+    # Cramer's rule: NumPy's solver takes ten times as long, and the loader inverts up to three maps
+    # per face.
     (a, b, x), (c, d, y) = b_from_a.tolist()
     if b == c == 0:
-        a, d = 1 / a, 1 / d  # To the last digit, as the browser page has it.
+        a, d = 1 / a, 1 / d  # bit for bit as in the browser page
     else:
         det = a * d - b * c
         a, b, c, d = d / det, -b / det, -c / det, a / det
@@ -110,8 +111,7 @@ def invert(b_from_a: Float[ndarray, "2 3"]) -> Float[ndarray, "2 3"]:
 
 
 def steps(b_from_a: Float[ndarray, "2 3"]) -> tuple[float, float]:
-    """How many pixels of `b`, in x and in y, one step in `a` spans: how much the map to `a` shrinks
-    an image."""
+    """How many pixels of `b` one pixel of `a` spans in x and in y: how much `a` shrinks `b`."""
     (a, b, _), (c, d, _) = b_from_a.tolist()
     return math.hypot(a, b), math.hypot(c, d)
 
@@ -122,23 +122,21 @@ def pixels_under(
     margins: Sequence[float],
     image_size: tuple[int, int],
 ) -> list[tuple[int, int]]:
-    """The image's pixels under a crop of `size` x `size`: the first, and the one after the last, in
-    x and in y. At least one, which lies at the edge where the crop is beyond it.
+    """The image's pixels under a crop: half-open ranges in x and in y, never empty.
 
     Args:
         image_from_crop: the map.
-        size: the crop's side.
-        margins: pixels of the image that are taken more on each side, in x and in y.
+        size: the crop's side in pixels.
+        margins: pixels of the image to add on each side, in x and in y.
         image_size: width and height.
     """
     found = []
-    # In numbers of Python: small arrays take several times as long, and the loader asks this for
-    # every face.
+    # Plain Python numbers: small arrays take several times as long, and every face needs this.
     for (a, b, start), margin, side in zip(
         image_from_crop.tolist(), margins, image_size, strict=True
     ):
         along, across = (-0.5 * a, (size - 0.5) * a), (-0.5 * b, (size - 0.5) * b)
-        # In this order, as the browser page has it: whole numbers stand just where these round.
+        # Summed in the browser page's order, which decides how whole numbers round.
         first = math.floor(min(along) + min(across) + start - margin)
         last = math.ceil(max(along) + max(across) + start + margin)
         low = min(max(first, 0), side - 1)
@@ -146,7 +144,7 @@ def pixels_under(
     return found
 
 
-def mirrors(b_from_a: Float[ndarray, "*n 2 3"]) -> Bool[ndarray, "*n"] | np.bool:
-    """Whether the map turns left to right."""
+def flips(b_from_a: Float[ndarray, "*n 2 3"]) -> Bool[ndarray, "*n"] | np.bool:
+    """Whether the map flips left to right."""
     a, b, c, d = (b_from_a[..., row, column] for row in (0, 1) for column in (0, 1))
     return a * d < b * c

@@ -1,6 +1,6 @@
-"""The 98-point layout of WFLW: parts, mirror permutation, eye corners, colours.
+"""The 98-point layout of WFLW: parts, colours, eye corners, mirror permutation.
 
-"Left" and "right" are the image's, as seen by the viewer. docs/layout.png shows every index.
+Left and right are the viewer's. docs/layout.png shows every index.
 """
 
 from typing import NamedTuple
@@ -14,13 +14,13 @@ OUTER_EYE_CORNERS = (60, 72)
 
 
 class Part(NamedTuple):
-    """A line of points that belong together.
+    """A line through some of the points.
 
     Attributes:
-        group: the part of the face that it belongs to.
+        group: the part of the face.
         indices: its points, in drawing order.
         closed: whether the last point joins the first.
-        colour: RGB, each in [0, 1].
+        colour: RGB in [0, 1].
     """
 
     group: str
@@ -50,37 +50,22 @@ PARTS = (
     Part("pupils", (97,), False, _YELLOW),
 )
 
-# The groups of parts and their points.
+# Each part of the face and its points.
 GROUPS = {
     group: tuple(i for part in PARTS if part.group == group for i in part.indices)
     for group in dict.fromkeys(part.group for part in PARTS)
 }
 
 
-def _mirror_permutation() -> np.ndarray:
-    mirror = np.empty(NUM_LANDMARKS, np.int64)
-    # Each run on the left-hand side is read backwards on the right-hand side.
-    for first, mirrored in [
-        (range(0, 33), range(32, -1, -1)),
-        (range(33, 38), range(46, 41, -1)),  # brows: upper edges
-        (range(38, 42), range(50, 46, -1)),  # brows: lower edges
-        (range(42, 47), range(37, 32, -1)),
-        (range(47, 51), range(41, 37, -1)),
-        (range(51, 55), range(51, 55)),
-        (range(55, 60), range(59, 54, -1)),
-        (range(60, 65), range(72, 67, -1)),  # eyes: upper lids with both corners
-        (range(65, 68), range(75, 72, -1)),  # eyes: lower lids
-        (range(68, 73), range(64, 59, -1)),
-        (range(73, 76), range(67, 64, -1)),
-        (range(76, 83), range(82, 75, -1)),  # outer lip
-        (range(83, 88), range(87, 82, -1)),
-        (range(88, 93), range(92, 87, -1)),  # inner lip
-        (range(93, 96), range(95, 92, -1)),
-        (range(96, 98), range(97, 95, -1)),
-    ]:
-        mirror[list(first)] = list(mirrored)
-    return mirror
-
-
-# int[98]: landmark i of a mirrored picture is landmark MIRROR[i] of the original.
-MIRROR = _mirror_permutation()
+# int[98]: landmark i of a flipped image is landmark MIRROR[i] of the original.
+MIRROR = np.array(
+    [
+        *range(32, -1, -1),  # contour
+        *(46, 45, 44, 43, 42, 50, 49, 48, 47, 37, 36, 35, 34, 33, 41, 40, 39, 38),  # brows
+        *(51, 52, 53, 54, 59, 58, 57, 56, 55),  # nose
+        *(72, 71, 70, 69, 68, 75, 74, 73, 64, 63, 62, 61, 60, 67, 66, 65),  # eyes
+        *(82, 81, 80, 79, 78, 77, 76, 87, 86, 85, 84, 83),  # outer lip
+        *(92, 91, 90, 89, 88, 95, 94, 93),  # inner lip
+        *(97, 96),  # pupils
+    ]
+)

@@ -16,11 +16,11 @@ def test_box_edges_map_to_crop_edges():
     np.testing.assert_allclose(corners, [[-0.5, -0.5], [63.5, 63.5]])
 
 
-def test_mirrored_box_point_is_mirrored_crop_point():
+def test_a_flipped_box_is_a_flipped_crop():
     crop_from_image = geometry.crop_from_image(BOX, 64)
     points = np.array([[41.0, 70.0], [30 + 90 - 41.0, 70.0]])
-    (x, _), (mirrored_x, _) = geometry.apply(crop_from_image, points)
-    assert mirrored_x == pytest.approx(63 - x)
+    (x, _), (flipped_x, _) = geometry.apply(crop_from_image, points)
+    assert flipped_x == pytest.approx(63 - x)
 
 
 def test_expanded_box_moves_every_side_outwards():
@@ -55,29 +55,21 @@ def test_an_upright_map_is_inverted_to_the_last_digit():
         np.testing.assert_array_equal(found[:, 2], [-3 * found[0, 0], 7 * found[1, 1]])
 
 
-def test_a_map_that_turns_left_to_right_mirrors():
+def test_a_map_that_turns_left_to_right_flips():
     turned = geometry.compose(geometry.flip(32), random_map(1))
-    assert geometry.mirrors(turned) != geometry.mirrors(random_map(1))
-    assert geometry.mirrors(geometry.flip(32))
-    assert not geometry.mirrors(np.array([[0.0, -1, 5], [1, 0, 5]]))  # A quarter turn,
-    assert geometry.mirrors(np.array([[0.0, 1, 5], [1, 0, 5]]))  # and its mirror image.
+    assert geometry.flips(turned) != geometry.flips(random_map(1))
+    assert geometry.flips(geometry.flip(32))
+    assert not geometry.flips(np.array([[0.0, -1, 5], [1, 0, 5]]))  # A quarter turn,
+    assert geometry.flips(np.array([[0.0, 1, 5], [1, 0, 5]]))  # and its flip.
 
 
-def test_compose_applies_the_second_map_first():
-    c_from_b, b_from_a = random_map(2), random_map(3)
-    points = np.random.default_rng(4).normal(size=(7, 2))
-    np.testing.assert_allclose(
-        geometry.apply(geometry.compose(c_from_b, b_from_a), points),
-        geometry.apply(c_from_b, geometry.apply(b_from_a, points)),
-    )
-
-
-def test_apply_takes_one_map_for_each_face():
-    maps = np.stack([random_map(5), random_map(6)])
+def test_maps_compose_and_apply_one_for_each_face():
+    c_from_b, b_from_a = (np.stack([random_map(i), random_map(i + 1)]) for i in (2, 4))
     points = np.random.default_rng(7).normal(size=(2, 98, 2))
-    both = geometry.apply(maps, points)
+    found = geometry.apply(geometry.compose(c_from_b, b_from_a), points)
     for i in range(2):
-        np.testing.assert_allclose(both[i], geometry.apply(maps[i], points[i]))
+        middle = points[i] @ b_from_a[i, :, :2].T + b_from_a[i, :, 2]
+        np.testing.assert_allclose(found[i], middle @ c_from_b[i, :, :2].T + c_from_b[i, :, 2])
 
 
 def test_steps_are_the_lengths_of_one_step_in_the_other_image():

@@ -36,20 +36,6 @@ def test_no_name_leaves_the_data_root(tmp_path, name):
         wflw.read_list(root, wflw.TRAIN_LIST)
 
 
-def test_a_run_on_a_list_that_would_leave_is_refused(faces_root, tmp_path):
-    root = tmp_path / "faces"
-    shutil.copytree(faces_root, root)
-    path = root / wflw.TRAIN_LIST
-    lines = path.read_text().splitlines()
-    lines[2] = " ".join([*lines[2].split()[:-1], "../../secret.jpg"])
-    path.write_text("\n".join(lines) + "\n")
-    shutil.copy(next((root / wflw.IMAGES).rglob("*.jpg")), tmp_path / "secret.jpg")
-    code, output = run(*tiny(root, tmp_path / "work"))
-    assert code == 1
-    assert f"error: {path}:3: ../../secret.jpg: an image's name must stay inside" in output
-    assert "Traceback" not in output
-
-
 def chunk(kind, content):
     checksum = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
@@ -81,7 +67,7 @@ def test_an_absurd_size_is_refused_before_it_is_decoded(tmp_path, test_records, 
     path = tmp_path / "bomb"
     path.write_bytes(content)
     record = wflw.Record(**{**vars(test_records[0]), "image_path": str(path)})
-    with pytest.raises(ImageError, match="can't be decoded|not a picture"):
+    with pytest.raises(ImageError, match="can't be decoded|not an image"):
         read_record_image(record)
 
 
@@ -205,15 +191,15 @@ def watch(event, arguments):
         raise SystemExit(f"{event} {arguments}")
 watching = []
 sys.addaudithook(watch)
-from flm_jax.runtime.checkpoint import Checkpoints
-restore = Checkpoints.restore
-def restore_watched(*arguments):
+from flm_jax.runtime.restore import SavedCheckpoints
+restore = SavedCheckpoints._restore
+def restore_watched(*arguments, **items):
     watching.append(1)
     try:
-        return restore(*arguments)
+        return restore(*arguments, **items)
     finally:
         watching.clear()
-Checkpoints.restore = restore_watched
+SavedCheckpoints._restore = restore_watched
 runpy.run_path("launch.py", run_name="__main__")
 """
 

@@ -1,1 +1,1 @@
-"""From annotation lists and pictures to batches, on the host."""
+"""From annotation lists and images to batches, on the host."""

@@ -1,8 +1,8 @@
-"""Random changes of a training face: one affine map with the crop, and the crop's pixels.
+"""Augmentation of a training face: one random affine map, then random changes of the crop's pixels.
 
-Every augmentation has a probability, and most have a range; `SETTINGS` names them. All that is
-drawn for a face comes from one generator, that of its seed, epoch and row, so that a run which is
-continued sees the same pictures, whoever reads them.
+Every augmentation has a probability, and most have a range; `SETTINGS` lists them. All draws for a
+face come from one generator, seeded by the seed, the epoch and its row, so a resumed run sees the
+same crops with any number of workers and threads.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,49 +19,49 @@ from flm_jax.errors import InputError
 
 Settings = Mapping[str, Mapping[str, Any]]
 
-# Normal draws beyond so many standard deviations are drawn again: every range is bounded.
-SDS = 2.0
+# Normal draws beyond this many standard deviations are redrawn, so every range is bounded.
+_MAX_STDS = 2.0
 
-# Each augmentation's range: its name, and the least and the largest value that make sense.
+# The key of each augmentation's range, with its smallest and largest valid value.
 SETTINGS: dict[str, tuple[str, float, float] | None] = {
     "hflip": None,
     "rotation": ("std", 0, 90),  # degrees
-    "scale": ("std", 0, 0.5),  # of the logarithm of the factor
+    "scale": ("std", 0, 0.5),  # of the log of the factor
     "shift": ("std", 0, 0.5),  # of x and of y, in sides of the crop
-    "aspect": ("std", 0, 0.5),  # of the logarithm of width / height
-    "box_noise": ("std", 0, 0.2),  # of each side of the box, in widths and heights of the box
-    "brightness": ("max", 0, 1),  # added or taken away, where white is 1
-    "contrast": ("max", 0, 3),  # of the logarithm of the factor, either way
-    "gamma": ("max", 0, 3),  # of the logarithm of the exponent, either way
-    "saturation": ("max", 0, 3),  # of the logarithm of the factor, either way
+    "aspect": ("std", 0, 0.5),  # of the log of width / height
+    "box_noise": ("std", 0, 0.2),  # of each edge of the box, in widths and heights of the box
+    "brightness": ("max", 0, 1),  # added or subtracted; white is 1
+    "contrast": ("max", 0, 3),  # absolute log of the factor
+    "gamma": ("max", 0, 3),  # absolute log of the exponent
+    "saturation": ("max", 0, 3),  # absolute log of the factor
     "grey": None,
-    "erase_flat": ("max", 0.02, 1),  # the longest side of the patch, in sides of the crop
+    "erase_flat": ("max", 0.02, 1),  # side of the patch, in sides of the crop
     "erase_noise": ("max", 0.02, 1),
-    "paste": ("max", 0.02, 1),  # of another training picture
-    "blur": ("max", 0, 0.1),  # the Gaussian's standard deviation, in sides of the crop
-    "resolution": ("min", 0.02, 1),  # the share of the side that the crop is reduced to
-    "jpeg": ("min", 1, 95),  # quality; 95 is the best that is drawn
+    "paste": ("max", 0.02, 1),  # a patch of another training face
+    "blur": ("max", 0, 0.1),  # the Gaussian's std, in sides of the crop
+    "resolution": ("min", 0.02, 1),  # share of the side that the crop is reduced to
+    "jpeg": ("min", 1, 95),  # quality; 95 is the highest drawn
 }
 
 
 def check(settings: Settings) -> None:
-    """Raises InputError unless every augmentation is there, with values in its range."""
+    """Raises InputError unless every augmentation is there and its values are valid."""
     for name, value_range in SETTINGS.items():
         if name not in settings:
             raise InputError(f"config.data.augmentation lacks the key '{name}'")
-        ranges = {"probability": (0, 1)} | (
-            {value_range[0]: value_range[1:]} if value_range else {}
-        )
+        ranges: dict[str, tuple[float, float]] = {"probability": (0, 1)}
+        if value_range:
+            ranges[value_range[0]] = value_range[1:]
         if set(settings[name]) != set(ranges):
             raise InputError(
                 f"config.data.augmentation.{name} has the keys {sorted(settings[name])}, "
                 f"expected {sorted(ranges)}"
             )
-        for key, (least, largest) in ranges.items():
-            if not least <= settings[name][key] <= largest:
+        for key, (low, high) in ranges.items():
+            if not low <= settings[name][key] <= high:
                 raise InputError(
                     f"data.augmentation.{name}.{key}={settings[name][key]}: expected a number "
-                    f"from {least:g} to {largest:g}"
+                    f"from {low:g} to {high:g}"
                 )
     if unknown := sorted(set(settings) - set(SETTINGS)):
         raise InputError(
@@ -70,13 +70,13 @@ def check(settings: Settings) -> None:
 
 
 def changes_faces(settings: Settings) -> bool:
-    """Whether any augmentation is on: without, a face needs no random numbers."""
+    """Whether any augmentation is on."""
     return any(setting["probability"] > 0 for setting in settings.values())
 
 
 def face_generator(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """All that is random about a face in an epoch."""
-    return np.random.default_rng([seed, epoch, row, 1])  # [seed, epoch] orders the epoch.
+    """The generator of everything random about a face in an epoch."""
+    return np.random.default_rng([seed, epoch, row, 1])  # [seed, epoch] is the sampler's.
 
 
 def random_crop_map(
@@ -86,28 +86,25 @@ def random_crop_map(
     crop: Mapping[str, Any],
     settings: Settings,
 ) -> Float[ndarray, "2 3"]:
-    """A random map into the crop: the image mirrored, scaled, turned and moved about its middle.
+    """A random map from the image to the crop; a negative determinant flips the face.
 
     Args:
         rng: of the face.
-        box: of the face, before jitter.
-        size: the side of the crop.
+        box: of the face, without noise.
+        size: side of the crop in pixels.
         crop: keywords of `crop.crop_box`.
-        settings: as `check` wants them.
-
-    Returns:
-        One affine map. Its determinant is negative where the face is mirrored.
+        settings: valid for `check`.
     """
     box = box.astype(np.float64)
-    jitter = _draw(rng, settings["box_noise"], 4)
-    box = crop_box(box + jitter * np.tile(box[2:] - box[:2], 2), **crop)
-    angle = np.deg2rad(_draw(rng, settings["rotation"], 1)[0])
-    scale = np.exp(_draw(rng, settings["scale"], 1)[0])
-    aspect = np.exp(_draw(rng, settings["aspect"], 1)[0] / 2)
-    shift = _draw(rng, settings["shift"], 2) * (box[2:] - box[:2])
+    noise = _normal(rng, settings["box_noise"], 4)
+    box = crop_box(box + noise * np.tile(box[2:] - box[:2], 2), **crop)
+    angle = np.deg2rad(_normal(rng, settings["rotation"], 1)[0])
+    scale = np.exp(_normal(rng, settings["scale"], 1)[0])
+    aspect = np.exp(_normal(rng, settings["aspect"], 1)[0] / 2)
+    shift = _normal(rng, settings["shift"], 2) * (box[2:] - box[:2])
     side = -1 if _happens(rng, settings["hflip"]) else 1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    # The face is turned before it is stretched: a tilted head that the crop then deforms.
+    # Rotated first, then stretched: a tilted head that the crop deforms.
     linear = np.diag([side * scale * aspect, scale / aspect]) @ turn
     middle = (box[:2] + box[2:]) / 2
     augmented_from_image = np.column_stack([linear, middle + shift - linear @ middle])
@@ -115,29 +112,28 @@ def random_crop_map(
 
 
 def largest_reach(settings: Settings) -> float:
-    """How far from the middle of the crop without augmentation the strongest draw looks.
+    """The farthest that any draw looks from the middle of the plain crop, in x and in y.
 
-    In half sides of that crop, the longer one, in x and in y: 1 is the crop itself, and what is cut
-    out this many times as large holds every pixel that is looked at (interpolation and reduction
-    take up to three pixels of the crop more). For crops that are not smaller than their box.
+    In longer half sides of that crop: 1 is the crop itself, and a square this many times as large
+    holds every pixel that any draw samples (interpolation and reduction take up to three pixels of
+    the crop more). Valid for crops no smaller than their box.
     """
-
-    angle = np.deg2rad(_most(settings["rotation"]))
+    angle = np.deg2rad(_largest(settings["rotation"]))
     angle = min(angle, np.pi / 4)  # |cos| + |sin| is largest at 45 degrees.
     turned = np.cos(angle) + np.sin(angle)
-    stretched = np.exp(_most(settings["scale"]) + _most(settings["aspect"]) / 2)
-    # Along one side a square may move by the jitter while the other makes it grow by twice that.
-    jittered = 1 + 4 * _most(settings["box_noise"])
-    return float(jittered * (1 + 2 * _most(settings["shift"])) * stretched * turned)
+    stretched = np.exp(_largest(settings["scale"]) + _largest(settings["aspect"]) / 2)
+    # A square may move by the noise of one side while the other side grows it by twice that.
+    noisy = 1 + 4 * _largest(settings["box_noise"])
+    return float(noisy * (1 + 2 * _largest(settings["shift"])) * stretched * turned)
 
 
 def largest_zoom(settings: Settings) -> float:
-    """How many times as large as without augmentation the strongest draw shows a pixel, at most.
+    """The largest magnification of any draw, relative to the plain crop.
 
-    For crops that are not smaller than their box.
+    Valid for crops no smaller than their box.
     """
-    stretched = np.exp(_most(settings["scale"]) + _most(settings["aspect"]) / 2)
-    return float(stretched / (1 - 2 * _most(settings["box_noise"])))
+    stretched = np.exp(_largest(settings["scale"]) + _largest(settings["aspect"]) / 2)
+    return float(stretched / (1 - 2 * _largest(settings["box_noise"])))
 
 
 def distort(
@@ -146,24 +142,24 @@ def distort(
     settings: Settings,
     read_other: Callable[[np.random.Generator], UInt8[ndarray, "s s 3"]],
 ) -> UInt8[ndarray, "s s 3"]:
-    """Random changes of the pixels, none of which moves a point: light, covers, lens, sensor.
+    """The crop with random changes of light, colour, occlusion, lens and sensor; no point moves.
 
     Args:
         rng: of the face.
-        crop: RGB; it is left as it is.
-        settings: as `check` wants them.
-        read_other: gives another crop of the same size, which patches are cut from.
+        crop: RGB, not modified.
+        settings: valid for `check`.
+        read_other: returns another crop of the same size to cut pasted patches from.
     """
     crop = _light(rng, crop, settings)
     crop = _colour(rng, crop, settings)
     for name in ("erase_flat", "erase_noise", "paste"):
         if _happens(rng, settings[name]):
-            crop = _cover(rng, crop, name, settings[name]["max"], read_other)
+            crop = _occlude(rng, crop, name, settings[name]["max"], read_other)
     return _sensor(rng, crop, settings)
 
 
 def _light(rng, crop, settings):
-    """Brightness, contrast and gamma, by one table of 256 values."""
+    """Brightness, contrast and gamma, by one look-up table."""
     brightness, contrast, gamma = (
         _uniform(rng, settings[name]) for name in ("brightness", "contrast", "gamma")
     )
@@ -184,10 +180,10 @@ def _colour(rng, crop, settings):
     return cv2.addWeighted(crop, saturation, grey, 1 - saturation, 0)
 
 
-def _cover(rng, crop, name, most, read_other):
-    """A rectangle anywhere on the crop, partly outside too, of one colour, noise or a picture."""
+def _occlude(rng, crop, name, max_side, read_other):
+    """A patch of one colour, of noise or of another face, anywhere and partly outside too."""
     size = len(crop)
-    sides = np.maximum(1, np.round(rng.uniform(most / 3, most, 2) * size)).astype(int)
+    sides = np.maximum(1, np.round(rng.uniform(max_side / 3, max_side, 2) * size)).astype(int)
     corner = np.round(rng.uniform(0, size, 2) - sides / 2).astype(int)
     (left, top), (right, bottom) = np.clip([corner, corner + sides], 0, size)
     height, width = max(0, bottom - top), max(0, right - left)
@@ -204,7 +200,7 @@ def _cover(rng, crop, name, most, read_other):
 
 
 def _sensor(rng, crop, settings):
-    """Blur, a low resolution and the traces of JPEG, in the order in which a camera adds them."""
+    """Blur, low resolution and JPEG artefacts, in the order in which a camera adds them."""
     size = len(crop)
     if _happens(rng, settings["blur"]):
         sigma = rng.uniform(0, settings["blur"]["max"]) * size
@@ -225,21 +221,21 @@ def _happens(rng, setting) -> bool:
     return rng.random() < setting["probability"]
 
 
-def _draw(rng, setting, count):
-    """Normal numbers within `SDS` standard deviations, or zeros."""
+def _normal(rng, setting, count):
+    """Normal numbers within `_MAX_STDS` standard deviations, or zeros."""
     if not _happens(rng, setting):
         return np.zeros(count)
     draw = rng.standard_normal(count)
-    while (outside := np.abs(draw) > SDS).any():
+    while (outside := np.abs(draw) > _MAX_STDS).any():
         draw[outside] = rng.standard_normal(np.count_nonzero(outside))
     return setting["std"] * draw
 
 
-def _most(setting) -> float:
-    """The largest number that `_draw` gives."""
-    return SDS * setting["std"] if setting["probability"] > 0 else 0.0
+def _largest(setting) -> float:
+    """The largest number that `_normal` returns."""
+    return _MAX_STDS * setting["std"] if setting["probability"] > 0 else 0.0
 
 
 def _uniform(rng, setting):
-    """A number within +-`most`, or zero."""
+    """A number in [-max, max], or zero."""
     return rng.uniform(-1, 1) * setting["max"] if _happens(rng, setting) else 0.0

@@ -1,134 +1,136 @@
-"""Steps -> batches: the records of their rows are read, cropped, augmented and normalised."""
+"""Reads batches: the records of a step's rows are cut, augmented and normalised."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import UInt8
 from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.data import augmentation
 from flm_jax.data.crop import crop_map, face_box, normalise
 from flm_jax.data.images import ImageError
+from flm_jax.data.memory import Layout
 from flm_jax.data.prepared_face import cut_face
 from flm_jax.data.sampler import PADDING, EvaluationSampler, TrainingSampler
 from flm_jax.data.wflw import Record
 from flm_jax.landmarks import MIRROR
 
-_PIECE_TRIES = 8
+_PASTE_TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadBatches:
-    """Steps and memory for their images -> their batches; padding is zero, with index -1, mask 0.
+class BatchReader:
+    """Reads the batches of a sampler.
 
-    A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in its pixels, image_from_crop
-    f32[b, 2, 3], index i32[b], mask f32[b] and unreadable bool[b], which the loader takes out: an
-    empty sample, whose picture can't be read. Where image_from_crop mirrors, landmark i is landmark
-    MIRROR[i] of the record.
+    A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in pixels of it, image_from_crop
+    f32[b, 2, 3], index i32[b] (the row), mask f32[b] and unreadable bool[b]. Where image_from_crop
+    flips, landmark i is landmark MIRROR[i] of the record. Padding is zero, with index -1 and mask
+    0; a sample whose image cannot be read is zero, and unreadable.
 
     Attributes:
-        order: the rows of every step.
-        records: what the rows count.
-        image_size: the side s of the crop.
+        sampler: the rows of every step.
+        records: what the rows index.
+        image_size: side s of the crop in pixels.
         box: the face's box, one of `crop.BOXES`.
         crop: keywords of `crop.crop_box`.
-        augmentation: settings of `augmentation`, for training; None: the faces as they are.
-        flip: whether every face is mirrored.
+        augmentation: settings valid for `augmentation.check`; None: plain crops.
+        flip: whether to flip every face; without augmentation.
     """
 
-    order: TrainingSampler | EvaluationSampler
-    records: Sequence[Record] = dataclasses.field(repr=False)  # grain asks for the text.
+    sampler: TrainingSampler | EvaluationSampler
+    records: Sequence[Record] = dataclasses.field(repr=False)  # grain prints what it maps
     image_size: int
     box: str
     crop: Mapping[str, Any]
     augmentation: augmentation.Settings | None
     flip: bool
 
-    def image_shape(self, step: int) -> tuple[int, ...]:
-        return len(self.order[step]), self.image_size, self.image_size, 3
-
-    def write(self, steps: range, images: Float[ndarray, "n b s s 3"]) -> list[dict[str, ndarray]]:
-        """The batches of n steps but for their images, which are written to the (contiguous) ones
-        given."""
-        rows = np.concatenate([self.order[step] for step in steps])
-        samples = {
-            "landmarks": np.zeros((len(rows), 98, 2), np.float32),
-            "image_from_crop": np.zeros((len(rows), 2, 3), np.float32),
-            "index": rows.astype(np.int32),
-            "mask": (rows != PADDING).astype(np.float32),
-            "unreadable": np.zeros(len(rows), bool),
+    def layout(self, num_steps: int) -> Layout:
+        """The shapes and dtypes of the batches of so many steps, stacked."""
+        leading, size = (num_steps, len(self.sampler[0])), self.image_size
+        return {
+            "image": ((*leading, size, size, 3), np.float32),
+            "landmarks": ((*leading, 98, 2), np.float32),
+            "image_from_crop": ((*leading, 2, 3), np.float32),
+            "index": (leading, np.int32),
+            "mask": (leading, np.float32),
+            "unreadable": (leading, np.bool_),
         }
-        flat = images.reshape(len(rows), *images.shape[2:])
-        flat[rows == PADDING] = 0
-        (places,) = np.nonzero(rows != PADDING)
-        if len(places):
-            self._write_samples(steps, places, samples, flat)
-        split = {name: np.split(values, len(steps)) for name, values in samples.items()}
-        return [{name: split[name][i] for name in split} for i in range(len(steps))]
 
-    def _write_samples(self, steps, places, samples, images):
-        """Fills the places of the samples and of their images.
+    def read(self, steps: range, out: Mapping[str, ndarray]) -> None:
+        """Writes the batches of the steps to the first rows of `out`, contiguous arrays."""
+        # [steps, batch, ...] -> [samples, ...]
+        samples = {
+            name: array[: len(steps)].reshape(-1, *array.shape[2:]) for name, array in out.items()
+        }
+        rows = np.concatenate([self.sampler[step] for step in steps])
+        samples["index"][:] = rows
+        samples["mask"][:] = rows != PADDING
+        samples["unreadable"][:] = False
+        for name in ("image", "landmarks", "image_from_crop"):
+            samples[name][rows == PADDING] = 0
+        (real,) = np.nonzero(rows != PADDING)
+        if len(real):
+            self._fill(steps, real, samples)
 
-        What all can share goes first. Between the long calls for each picture, which let other
-        threads run, as little as possible is left to do in Python, which does not.
+    def _fill(self, steps, real, samples):
+        """Fills in the real samples.
+
+        The work that faces can share comes first: between OpenCV's calls, which release the GIL,
+        as little Python as possible should hold it.
         """
-        rows = samples["index"][places].tolist()
+        rows = samples["index"][real].tolist()
         records = [self.records[row] for row in rows]
-        rngs, maps = self._crops_from_images(steps, rows, records)
+        rngs, maps = self._crop_maps(steps, rows, records)
         landmarks = geometry.apply(maps, np.stack([record.landmarks for record in records]))
-        mirrored = geometry.mirrors(maps)
-        landmarks[mirrored] = landmarks[mirrored][:, MIRROR]
-        samples["landmarks"][places] = landmarks
+        flipped = geometry.flips(maps)
+        landmarks[flipped] = landmarks[flipped][:, MIRROR]
+        samples["landmarks"][real] = landmarks
         inverses = [geometry.invert(crop_from_image) for crop_from_image in maps]
-        samples["image_from_crop"][places] = inverses
-        for i, record, rng, image_from_crop in zip(places, records, rngs, inverses, strict=True):
+        samples["image_from_crop"][real] = inverses
+        for i, record, rng, image_from_crop in zip(real, records, rngs, inverses, strict=True):
             try:
                 crop = cut_face(record, image_from_crop, self.image_size)
             except ImageError:
                 samples["unreadable"][i] = True
-                for array in (images, samples["landmarks"], samples["image_from_crop"]):
-                    array[i] = 0
+                for name in ("image", "landmarks", "image_from_crop"):
+                    samples[name][i] = 0
                 continue
             if self.augmentation is not None:
                 crop = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
-            normalise(crop, out=images[i])
+            normalise(crop, out=samples["image"][i])
 
-    def _crops_from_images(self, steps, rows, records):
-        """The generator of each face, if any, and its map."""
+    def _crop_maps(self, steps, rows, records):
+        """The generator (None without augmentation) and the map crop_from_image of each face."""
         if self.augmentation is None:
-            return len(rows) * [None], self._plain_crops_from_images(records)
-        assert isinstance(self.order, TrainingSampler)
-        seed, batch_size = self.order.seed, len(rows) // len(steps)  # No step has padding.
+            return len(rows) * [None], self._plain_crop_maps(records)
+        assert isinstance(self.sampler, TrainingSampler)
+        seed, batch_size = self.sampler.seed, len(rows) // len(steps)  # training has no padding
         rngs = [
-            augmentation.face_generator(seed, self.order.epoch(steps[i // batch_size]), row)
+            augmentation.face_generator(seed, self.sampler.epoch(steps[i // batch_size]), row)
             for i, row in enumerate(rows)
         ]
+        boxes = [face_box(record, self.box) for record in records]
         maps = [
-            augmentation.random_crop_map(
-                rng,
-                face_box(record, self.box),
-                self.image_size,
-                self.crop,
-                self.augmentation,
-            )
-            for rng, record in zip(rngs, records, strict=True)
+            augmentation.random_crop_map(rng, box, self.image_size, self.crop, self.augmentation)
+            for rng, box in zip(rngs, boxes, strict=True)
         ]
         return rngs, np.stack(maps)
 
-    def _plain_crops_from_images(self, records):
+    def _plain_crop_maps(self, records):
         boxes = np.stack([face_box(record, self.box) for record in records])
         return crop_map(boxes, self.image_size, flip=self.flip, **self.crop)
 
-    def _cut_any(self, rng):
-        """The crop of any face that can be read, which pieces are cut from."""
-        for _ in range(_PIECE_TRIES):
-            record = self.records[rng.integers(len(self.records))]
+    def _cut_any(self, rng: np.random.Generator) -> UInt8[ndarray, "s s 3"]:
+        """The plain crop of a random face, for pasted patches."""
+        for _ in range(_PASTE_TRIES):
+            record = self.records[int(rng.integers(len(self.records)))]
             try:
-                (crop_from_image,) = self._plain_crops_from_images([record])
+                (crop_from_image,) = self._plain_crop_maps([record])
                 return cut_face(record, geometry.invert(crop_from_image), self.image_size)
             except ImageError:
-                pass  # It is told of when its own turn comes.
+                pass  # reported when its own turn comes
         return np.zeros((self.image_size, self.image_size, 3), np.uint8)

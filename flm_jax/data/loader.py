@@ -1,15 +1,14 @@
-"""The grain loader: reads batches ahead, in threads or in processes.
+"""The loader: reads batches ahead with grain, in threads or in worker processes.
 
-    steps -> groups of them -> `ReadBatches` -> prefetch -> batches
+    steps -> groups of steps -> `BatchReader` -> prefetch -> batches
 
-An element of the grain dataset is a group of batches, or one large batch, written once into their
-arrays. Its number is the training step of the first, so a run continues exactly from any step,
-whatever number of processes, workers and threads reads.
+An element of the grain dataset is a group of batches (one, if a batch is large), identified by its
+first step. So a run continues exactly from any step, with any number of workers and threads.
 """
 
-import dataclasses
-import pickle
+import functools
 import signal
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
@@ -17,23 +16,21 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from flm_jax.data import augmentation, shared_memory
-from flm_jax.data.batch_memory import BatchMemory
-from flm_jax.data.batches import ReadBatches
+from flm_jax.data import augmentation
+from flm_jax.data.batches import BatchReader
 from flm_jax.data.images import ImageError, read_record_image
+from flm_jax.data.memory import BatchMemory, WorkerMemory
 from flm_jax.data.prepared_face import read_face
 from flm_jax.data.sampler import EvaluationSampler, TrainingSampler
-from flm_jax.data.shared_memory import WorkerMemory
 from flm_jax.data.wflw import Record
 from flm_jax.data.workers import num_cores, start_reading, start_worker
 from flm_jax.errors import InputError
 
-_MOST_THREADS = 16
-_AHEAD = 2  # groups that wait for this process, besides one for each of its threads
+_MAX_THREADS = 16
+_AHEAD = 2  # groups that wait in this process, besides one for each of its threads
 
-# Faces that are read at a time, at most, if a batch has fewer. What is done once for them all, and
-# sending them from process to process, takes as long for few.
-_FACES_AT_A_TIME = 64
+# Faces in a group, at most, unless a batch has more: the fixed cost of a group is as high for few.
+_GROUP_FACES = 64
 
 
 class WorkerError(InputError):
@@ -41,7 +38,7 @@ class WorkerError(InputError):
 
 
 def batches(
-    order: TrainingSampler | EvaluationSampler,
+    sampler: TrainingSampler | EvaluationSampler,
     records: Sequence[Record],
     *,
     image_size: int,
@@ -54,93 +51,59 @@ def batches(
     start: int = 0,
     at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
-    """Yields the order's batches from `start` on, as `ReadBatches` makes them, read ahead.
+    """Yields the sampler's batches from `start` on, as `BatchReader` describes them, read ahead.
 
     Args:
-        order: which rows make which batch.
-        records: what the rows count.
-        image_size, box, crop, augmentation, flip: of `ReadBatches`.
-        num_workers: worker processes; 0 reads in threads of this process.
-        num_threads: threads of every process; 0: what `default_threads` says. How many batches
-            wait at a time, `most_waiting` says.
+        sampler: the rows of every batch.
+        records: what the rows index.
+        image_size, box, crop, augmentation, flip: as in `BatchReader`.
+        num_workers: worker processes; 0: read in threads of this process.
+        num_threads: threads of every process; 0: `default_threads`.
         start: the first batch.
-        at_unreadable: called with the row of a picture that can't be read, when its batch is due.
-            Its sample is empty then, with mask 0. None: PictureError.
+        at_unreadable: called with the row of an unreadable image when its batch is due; the sample
+            is then zero, with mask 0. None: raise ImageError.
 
     Raises:
-        PictureError: a picture can't be read, when its batch is due.
+        ImageError: an image of the batch cannot be read.
         WorkerError: a worker process has died.
     """
-    if start >= len(order):
+    if start >= len(sampler):
         return
-    read = ReadBatches(order, records, image_size, box, crop, augmentation, flip)
+    reader = BatchReader(sampler, records, image_size, box, crop, augmentation, flip)
     num_threads = num_threads or default_threads(num_workers)
-    dataset = _dataset(range(start, len(order)), read, num_workers, num_threads)
-    start_reading()
-    # Worker processes inherit the mask: a signal for the whole group must not reach them before
-    # they ignore it, or the parent loses what it could still save. (The resource tracker, where it
-    # is started meanwhile, would unblock it again.)
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    # A short run is shared by all threads.
+    share = (len(sampler) - start) // num_readers(num_workers, num_threads)
+    size = max(1, min(batches_at_a_time(len(sampler[start])), share))
+    dataset = _dataset(range(start, len(sampler), size), reader, num_workers, num_threads)
+    iterator, group = _start(dataset)
     try:
-        iterator = iter(dataset)
-        group = _next(iterator)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        while group is not None:
-            images, batches = group
-            if num_workers:
-                images, batches = _receive(images, iterator), pickle.loads(batches)
-            for image, batch in zip(images, batches, strict=False):  # The last one has fewer.
-                for row in batch["index"][batch["unreadable"]]:
-                    if at_unreadable is None:
-                        raise picture_error(records[row])
-                    at_unreadable(int(row))
-                batch["mask"][batch.pop("unreadable")] = 0
-                yield {"image": image, **batch}
-            group = _next(iterator)
+        for step in range(start, len(sampler)):
+            place = (step - start) % size
+            if place == 0:
+                arrays = _receive(group if step == start else _next(iterator), iterator)
+                images = arrays.pop("image")
+            # Copies do not keep the memory of the images.
+            batch = {name: np.array(array[place]) for name, array in arrays.items()}
+            for row in batch["index"][batch["unreadable"]]:
+                if at_unreadable is None:
+                    raise image_error(records[row])
+                at_unreadable(int(row))
+            batch["mask"][batch.pop("unreadable")] = 0
+            yield {"image": images[place], **batch}
     finally:
         iterator.close()
 
 
-@dataclasses.dataclass(frozen=True)
-class _ReadGroup:
-    """Step -> the images of that step and the next ones, and what else is in their batches."""
+def _dataset(steps, reader, num_workers, num_threads):
+    """The grain dataset of the groups that begin at `steps`."""
+    import grain  # here: prediction does without
 
-    read: ReadBatches
-    memory: BatchMemory | WorkerMemory
-    size: int
-    end: int
-    pickled: bool
-
-    def map(self, step):
-        steps = range(step, min(step + self.size, self.end))
-        images = self.memory.empty((self.size, *self.read.image_shape(step)))
-        batches = self.read.write(steps, images[: len(steps)])
-        return self.memory.send(images), _pickled(batches) if self.pickled else batches
-
-
-def _pickled(batches):
-    """One array, of which grain sends the name. A message that fills the pipe would do harm: of a
-    process that is killed or stopped meanwhile, half would arrive, and the other half be awaited.
-    """
-    return np.frombuffer(pickle.dumps(batches), np.uint8)
-
-
-def _dataset(steps, read, num_workers, num_threads):
-    """The groups of the steps' batches, read ahead by grain."""
-    import grain  # Prediction needs none of it.
-
-    rows = read.image_shape(steps[0])[0]
-    # Of a short order every thread has its share.
-    share = len(steps) // num_readers(num_workers, num_threads)
-    size = max(1, min(batches_at_a_time(rows), share))
-    memory = WorkerMemory() if num_workers and shared_memory.is_available() else BatchMemory()
+    memory = WorkerMemory() if num_workers and sys.platform == "linux" else BatchMemory()
+    read = functools.partial(_read_group, reader, memory, steps)
     ahead = num_threads + (0 if num_workers else _AHEAD)
     dataset = (
-        grain.MapDataset.range(steps.start, steps.stop, size)
-        .map(_ReadGroup(read, memory, size, steps.stop, pickled=num_workers > 0).map)
+        grain.MapDataset.range(steps.start, steps.stop, steps.step)
+        .map(read)
         .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=ahead))
     )
     if not num_workers:
@@ -149,50 +112,25 @@ def _dataset(steps, read, num_workers, num_threads):
     return dataset.mp_prefetch(options, worker_init_fn=start_worker)
 
 
-def batches_at_a_time(rows: int) -> int:
-    """How many batches of `rows` faces are read together, at most."""
-    return max(1, _FACES_AT_A_TIME // max(1, rows))
+def _read_group(reader, memory, steps, step):
+    """A block of the batches from `step` up to the next of `steps`."""
+    block = memory.take(reader.layout(steps.step))
+    reader.read(range(step, min(step + steps.step, steps.stop)), block.arrays)
+    return block
 
 
-def most_waiting(rows: int, num_workers: int, num_threads: int) -> int:
-    """How many batches of `rows` faces wait when nobody takes any, at most.
-
-    num_workers and num_threads are those of `batches`.
-    """
-    num_threads = num_threads or default_threads(num_workers)
-    groups = num_threads + _AHEAD
-    if num_workers:
-        # Besides one for each thread: one that is sent, one in the queue between the processes, and
-        # two that this process has taken from it.
-        groups = num_workers * (num_threads + 4)
-    return groups * batches_at_a_time(rows)
-
-
-def default_threads(num_workers: int) -> int:
-    """One for each core that this process may use, shared by the processes; at most 16 together.
-
-    More would hold many batches, and wait for one another's turn in Python.
-    """
-    return max(1, min(_MOST_THREADS, num_cores()) // max(1, num_workers))
-
-
-def num_readers(num_workers: int, num_threads: int) -> int:
-    """The threads of all processes that read.
-
-    num_workers and num_threads are those of `batches`.
-    """
-    return max(1, num_workers) * (num_threads or default_threads(num_workers))
-
-
-def picture_error(record: Record) -> ImageError:
-    """Why a picture can't be read."""
+def _start(dataset):
+    """The dataset's iterator and its first element; starts the workers."""
+    start_reading()
+    # Workers inherit the signal mask: a signal to the whole group must not reach them before they
+    # ignore it. Starting the resource tracker would unblock the signals, so it starts first.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        read_record_image(record)
-        if record.shard:
-            read_face(record)
-    except ImageError as error:
-        return error
-    return ImageError(f"{record.place}: could not be read a moment ago, and can be now")
+        iterator = iter(dataset)
+        return iterator, _next(iterator)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def _next(iterator):
@@ -204,17 +142,57 @@ def _next(iterator):
         raise _worker_error(str(error).splitlines()[0].split(". ")[0]) from None
 
 
-def _receive(images, iterator):
+def _receive(group, iterator):
     try:
-        return shared_memory.receive(images)
-    except FileNotFoundError:
-        while _next(iterator) is not None:  # Until grain tells of the process's exit code.
+        return group.receive()
+    except LookupError:
+        while _next(iterator) is not None:  # until grain reports the worker's exit code
             pass
-        raise _worker_error("it has ended before what it has read was taken") from None
+        raise _worker_error("it ended before its batch was received") from None
 
 
 def _worker_error(reason):
     return WorkerError(
-        f"a process that reads pictures has died: {reason}. It may have been out of memory; "
-        "fewer data.num_workers need less, and 0 none"
+        f"a process that reads images has died: {reason}. It may have run out of memory; fewer "
+        "data.num_workers need less, and 0 none"
     )
+
+
+def image_error(record: Record) -> ImageError:
+    """Why the record's image cannot be read."""
+    try:
+        read_record_image(record)
+        if record.shard:
+            read_face(record)
+    except ImageError as error:
+        return error
+    return ImageError(f"{record.place}: could not be read a moment ago, and can be now")
+
+
+def batches_at_a_time(rows: int) -> int:
+    """How many batches of `rows` faces are read as one group, at most."""
+    return max(1, _GROUP_FACES // max(1, rows))
+
+
+def most_waiting(rows: int, num_workers: int, num_threads: int) -> int:
+    """How many batches of `rows` faces wait to be taken, at most, with `batches`' arguments."""
+    num_threads = num_threads or default_threads(num_workers)
+    groups = num_threads + _AHEAD
+    if num_workers:
+        # For each worker: one per thread, one being sent, one in the queue between the processes,
+        # and two that this process has taken from it.
+        groups = num_workers * (num_threads + 4)
+    return groups * batches_at_a_time(rows)
+
+
+def num_readers(num_workers: int, num_threads: int) -> int:
+    """The number of reading threads in all processes, with `batches`' arguments."""
+    return max(1, num_workers) * (num_threads or default_threads(num_workers))
+
+
+def default_threads(num_workers: int) -> int:
+    """Threads of each process: one per usable core, shared by the workers; at most 16 in all.
+
+    More would hold many batches and compete for the GIL.
+    """
+    return max(1, min(_MAX_THREADS, num_cores()) // max(1, num_workers))

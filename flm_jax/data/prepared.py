@@ -1,6 +1,6 @@
-"""A folder of prepared faces: cut once, checked at every start against what they were cut from.
+"""A folder of prepared faces: cut once, and checked at every start against what it was cut from.
 
-prepared.json                        the lists, pictures and uses, and the shards
+prepared.json                        the lists, images and uses, and the shards
 faces-<build>-<number>.array_record  the faces of the lists, in order
 """
 
@@ -26,10 +26,11 @@ from flm_jax.errors import InputError
 from flm_jax.runtime.partial_folder import partial_folder, partial_name
 
 INDEX = "prepared.json"
-VERSION = 2  # of the windows and of the format
+VERSION = 2  # of the index, the windows and the records
 
 _FACES_PER_SHARD = 1024
-_NAMED = 3  # pictures that a message names
+_MAX_NAMED = 3  # images that a message names
+_KEYS = {"reach": "augmentation (reach)", "zoom": "augmentation (zoom)"}  # other than their names
 
 
 def prepare(
@@ -42,25 +43,25 @@ def prepare(
     at_unreadable: Callable[[str, int], object],
     stopped: Callable[[], object],
 ) -> bool:
-    """Cuts the faces of whole lists into `folder`, or keeps a `folder` that holds just those.
+    """Cuts the faces of whole lists into `folder`, unless it already holds exactly those.
 
-    The folder appears whole or not at all, and takes the place of one that was cut from or for
-    something else.
+    The folder appears whole or not at all. It replaces faces that were cut from other data or for
+    other uses.
 
     Args:
-        folder: of prepared faces.
-        root: of the lists and pictures.
+        folder: of the prepared faces.
+        root: of the lists and images.
         lists: every record of each list, by the list's name relative to `root`.
         uses: what the faces are for.
         num_threads: that cut.
-        at_unreadable: called with the list and the row of a face whose picture can't be read.
-        stopped: whether to stop, asked after every face.
+        at_unreadable: called with the list and the row of a face whose image cannot be read.
+        stopped: asked after every face whether to stop.
 
     Returns:
-        Whether the folder is there: False where `stopped` was heard.
+        Whether the folder is complete; False after a stop.
 
     Raises:
-        InputError: `folder` holds something that is no prepared faces.
+        InputError: `folder` holds something other than prepared faces.
     """
     folder, root = Path(folder), Path(root)
     if _is_current(folder, root, lists, uses):
@@ -70,7 +71,7 @@ def prepare(
         if index is None:
             return False
         (partial / INDEX).write_text(json.dumps(index) + "\n")
-        # Another run may have put the same faces there meanwhile.
+        # Another run may have prepared the same faces meanwhile.
         if not _is_current(folder, root, lists, uses):
             if folder.exists():
                 old = partial_name(folder)
@@ -85,44 +86,44 @@ def prepare(
 def attach(
     folder: str | Path, root: str | Path, lists: Mapping[str, Sequence[Record]], uses: Uses
 ) -> dict[str, list[Record]]:
-    """The lists, of faces that are read from `folder` and no more from the pictures.
+    """The lists with records that are read from `folder` instead of their images.
 
     Args:
-        folder: as `prepare` made it.
-        root: of the lists and pictures.
+        folder: as written by `prepare`.
+        root: of the lists and images.
         lists: every record of each list, by the list's name relative to `root`.
         uses: what the faces are wanted for.
 
     Raises:
-        InputError: `folder` was not cut from these lists and pictures, or for other uses.
+        InputError: `folder` was cut from other lists or images or for other uses, or is damaged.
     """
     folder, root = Path(folder), Path(root)
     if not (folder / INDEX).is_file():
         raise InputError(
-            f"data.prepared={folder}: holds no prepared faces. The same command with --mode "
-            "prepare cuts them; --config.data.prepared= reads the pictures themselves"
+            f"data.prepared={folder}: holds no prepared faces. Run the same command with --mode "
+            "prepare to cut them; --config.data.prepared= reads the images instead"
         )
     index, differing = _compare(folder, root, lists, uses)
     if differing:
         rows = "".join(f"\n  {line}" for line in differing)
         raise InputError(
-            f"data.prepared={folder}: not cut from this, or not for this (then -> now):{rows}\n"
-            f"{FIX}; --config.data.prepared= reads the pictures themselves"
+            f"data.prepared={folder}: was cut from other data or for other uses (then -> now):"
+            f"{rows}\n{FIX}; --config.data.prepared= reads the images instead"
         )
     shards = [str(folder / Path(shard["file"]).name) for shard in index["shards"]]
     counter = itertools.count()
     return {
         name: [
-            dataclasses.replace(record, shard=shards[shard], shard_row=place)
+            dataclasses.replace(record, shard=shards[shard], shard_row=row)
             for record in records
-            for shard, place in [divmod(next(counter), _FACES_PER_SHARD)]
+            for shard, row in [divmod(next(counter), _FACES_PER_SHARD)]
         ]
         for name, records in lists.items()
     }
 
 
 def describe(folder: str | Path) -> str:
-    """How many faces, and how large."""
+    """The number of faces in a prepared folder and their size."""
     index = json.loads((Path(folder) / INDEX).read_text())
     size = sum(shard["bytes"] for shard in index["shards"])
     faces = sum(index["lists"][name]["faces"] for name in index["lists"])
@@ -130,19 +131,19 @@ def describe(folder: str | Path) -> str:
 
 
 def _is_current(folder, root, lists, uses) -> bool:
-    """Raises InputError where what is there is not to be replaced."""
+    """Whether the folder may stay; raises InputError if it may not be replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if not (folder / INDEX).is_file():
         raise InputError(
-            f"data.prepared={folder}: holds something that is no prepared faces. Name a new or "
+            f"data.prepared={folder}: holds something other than prepared faces. Name a new or "
             "empty folder"
         )
     return not _compare(folder, root, lists, uses)[1]
 
 
 def _compare(folder, root, lists, uses) -> tuple[dict[str, Any], list[str]]:
-    """The index of `folder`, and in what it differs from what is there and wanted."""
+    """The folder's index, and how it differs from what is there and wanted now."""
     try:
         index = json.loads((folder / INDEX).read_text())
         return index, list(_differences(folder, root, lists, uses, index))
@@ -156,7 +157,7 @@ def _differences(folder, root, lists, uses, index) -> Iterator[str]:
         return
     for name, value in _as_json(uses).items():
         if index["uses"][name] != value:
-            yield f"{_USES[name]}: {index['uses'][name]} -> {value}"
+            yield f"data.{_KEYS.get(name, name)}: {index['uses'][name]} -> {value}"
     for name, records in lists.items():
         known, now = index["lists"].get(name), _describe_list(root, name, records)
         if known != now:
@@ -165,11 +166,11 @@ def _differences(folder, root, lists, uses, index) -> Iterator[str]:
     changed = sorted(
         name
         for name in images & index["pictures"].keys()
-        if not _is_same_picture(index["pictures"][name], root / IMAGES / name)
+        if not _is_same_image(index["pictures"][name], root / IMAGES / name)
     )
     if changed:
-        others = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
-        yield f"changed pictures: {', '.join(changed[:_NAMED])}{others}"
+        others = f" and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
+        yield f"changed images: {', '.join(changed[:_MAX_NAMED])}{others}"
     num_shards = -(-sum(map(len, lists.values())) // _FACES_PER_SHARD)
     if len(index["shards"]) != num_shards:
         yield f"shards: {len(index['shards'])} -> {num_shards}"
@@ -180,47 +181,38 @@ def _differences(folder, root, lists, uses, index) -> Iterator[str]:
             yield f"bytes of {path}: {shard['bytes']} -> {size}"
 
 
-_USES = {
-    "image_size": "data.image_size",
-    "box": "data.box",
-    "crop": "data.crop",
-    "reach": "reach of data.augmentation",
-    "zoom": "zoom of data.augmentation",
-}
-
-
-def _as_json(value) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(value)))
+def _as_json(uses) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(uses)))
 
 
 def _describe_list(root, name, records) -> dict[str, int]:
     return {"faces": len(records), "crc32": zlib.crc32((root / name).read_bytes())}
 
 
-def _describe_picture(path) -> list[int | None]:
-    """Size, time and checksum, of what is no picture by its size None."""
-    state = path.stat()
+def _describe_image(path) -> list[int | None]:
+    """Size, modification time and checksum; no checksum if the file is too large or unreadable."""
+    status = path.stat()
     checksum = None
-    if state.st_size <= MAX_FILE_SIZE:
+    if status.st_size <= MAX_FILE_SIZE:
         with contextlib.suppress(OSError):
             checksum = zlib.crc32(path.read_bytes())
-    return [state.st_size, state.st_mtime_ns, checksum]
+    return [status.st_size, status.st_mtime_ns, checksum]
 
 
-def _is_same_picture(known, path) -> bool:
-    """By size and time; where only the time differs, as after a copy, by the content."""
-    state = path.stat()
-    if [state.st_size, state.st_mtime_ns] == known[:2]:
+def _is_same_image(known, path) -> bool:
+    """Compares size and time; if only the time differs, as after a copy, the content."""
+    status = path.stat()
+    if [status.st_size, status.st_mtime_ns] == known[:2]:
         return True
-    return state.st_size == known[0] and _describe_picture(path)[2] == known[2]
+    return status.st_size == known[0] and _describe_image(path)[2] == known[2]
 
 
 def _cut_into(folder, root, lists, uses, num_threads, at_unreadable, stopped):
-    """Fills the folder with shards; the index for them, or None where it was stopped."""
+    """Fills the folder with shards. Returns their index, or None after a stop."""
     from array_record.python import array_record_module
 
     faces = [(name, row, record) for name in lists for row, record in enumerate(lists[name])]
-    pictures: dict[str, list[int | None]] = {}
+    images: dict[str, list[int | None]] = {}
     shards: list[dict[str, Any]] = []
     build = uuid.uuid4().hex[:8]
     start_reading()
@@ -228,16 +220,15 @@ def _cut_into(folder, root, lists, uses, num_threads, at_unreadable, stopped):
         concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
         tqdm(total=len(faces), desc="cutting faces", unit="face", disable=None) as bar,
     ):
-        for chunk in (
-            faces[i : i + _FACES_PER_SHARD] for i in range(0, len(faces), _FACES_PER_SHARD)
-        ):
+        for start in range(0, len(faces), _FACES_PER_SHARD):
+            chunk = faces[start : start + _FACES_PER_SHARD]
             path = folder / f"faces-{build}-{len(shards):05d}.array_record"
-            # The windows are compressed already, and read one at a time.
+            # The faces are compressed already, and read one at a time.
             writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
             jobs = [pool.submit(_cut, root, uses, record) for _, _, record in chunk]
             try:
                 for (name, row, record), job in zip(chunk, jobs, strict=True):
-                    pictures[record.image_name], content = job.result()
+                    images[record.image_name], content = job.result()
                     if content == UNREADABLE:
                         at_unreadable(name, row)
                     writer.write(content)
@@ -252,16 +243,16 @@ def _cut_into(folder, root, lists, uses, num_threads, at_unreadable, stopped):
     return {
         "version": VERSION,
         "uses": _as_json(uses),
-        "lists": {name: _describe_list(root, name, of_list) for name, of_list in lists.items()},
-        "pictures": pictures,
+        "lists": {name: _describe_list(root, name, records) for name, records in lists.items()},
+        "pictures": images,
         "shards": shards,
     }
 
 
 def _cut(root, uses, record):
-    """Of a face: its picture's description, and its content."""
-    picture = _describe_picture(root / IMAGES / record.image_name)
+    """The description of a face's image, and the face's shard record."""
+    image = _describe_image(root / IMAGES / record.image_name)
     try:
-        return picture, encode_face(record, uses)
+        return image, encode_face(record, uses)
     except ImageError:
-        return picture, UNREADABLE
+        return image, UNREADABLE

@@ -1,6 +1,7 @@
-"""In which order the faces are visited: in training, the seed and the step alone decide it.
+"""Samplers: which faces make up which batch.
 
-An order is a sequence of steps: `order[step]` are this process's rows of that step's batch.
+A sampler is a sequence of steps: `sampler[step]` holds this process's rows of that step's batch. In
+training the seed and the step alone decide them, so a resumed run sees the same batches.
 """
 
 import dataclasses
@@ -15,21 +16,21 @@ from numpy import ndarray
 from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
 
-PADDING = -1  # a row of no face
+PADDING = -1  # stands for a row without a face
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSampler:
-    """Rows of every training step's batch: each epoch visits n // batch batches of a new order.
+    """Rows of every training batch: each epoch is a new permutation, cut into whole batches.
 
-    What an epoch leaves out differs from epoch to epoch, since each has its own permutation.
+    The faces that do not fill a last batch are left out; they differ from epoch to epoch.
 
     Attributes:
-        num_faces: how many there are.
+        num_faces: size of the training set.
         batch_size: of the global batch.
-        num_epochs: how often they are visited.
-        seed: decides the order.
-        process_index: which rows of the batch are read here, of `process_count` equal shares.
+        num_epochs: number of passes over the training set.
+        seed: of the permutations.
+        process_index: which of `process_count` equal shares of each batch is read here.
     """
 
     num_faces: int
@@ -58,25 +59,25 @@ class TrainingSampler:
 
     def __getitem__(self, step: int) -> Int[ndarray, " rows"]:
         epoch, batch = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.seed, epoch, self.num_faces)
-        rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        permutation = _permutation(self.seed, epoch, self.num_faces)
+        rows = permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
         return _share(rows, self.process_index, self.process_count)
 
     def whole(self) -> "TrainingSampler":
-        """The order of the global batches, which all processes share."""
+        """The sampler of the global batches, the same in every process."""
         return dataclasses.replace(self, process_index=0, process_count=1)
 
 
-@functools.lru_cache(maxsize=2)  # Of an epoch's end and the next one's start.
-def _epoch_order(seed, epoch, num_faces):
-    order = np.random.default_rng([seed, epoch]).permutation(num_faces)
-    order.setflags(write=False)
-    return order
+@functools.lru_cache(maxsize=2)  # batches on both sides of an epoch's end
+def _permutation(seed, epoch, num_faces):
+    permutation = np.random.default_rng([seed, epoch]).permutation(num_faces)
+    permutation.setflags(write=False)
+    return permutation
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSampler:
-    """Rows of every evaluation batch: each face once, in order, then padding (-1)."""
+    """Rows of every evaluation batch: each face once, in order, then `PADDING`."""
 
     num_faces: int
     batch_size: int
@@ -86,8 +87,8 @@ class EvaluationSampler:
     def __len__(self) -> int:
         return -(-self.num_faces // self.batch_size)
 
-    def __getitem__(self, batch: int) -> Int[ndarray, " rows"]:
-        rows = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+    def __getitem__(self, step: int) -> Int[ndarray, " rows"]:
+        rows = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         rows = np.where(rows < self.num_faces, rows, PADDING)
         return _share(rows, self.process_index, self.process_count)
 
@@ -98,7 +99,7 @@ def _share(rows, process_index, process_count):
 
 
 def fingerprint(records: Sequence[Record]) -> int:
-    """A number that tells these faces in this order from others, wherever they lie on disk."""
+    """A checksum of the faces and their order, independent of where they lie on disk."""
     checksum = 0
     for record in records:
         checksum = zlib.crc32(record.image_name.encode(), checksum)

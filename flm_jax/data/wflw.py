@@ -1,7 +1,7 @@
 """WFLW's annotation lists (Wu et al., "Look at Boundary", CVPR 2018): lines to records and back.
 
-A line of a main list holds 207 fields: x0 y0 ... x97 y97, the rectangle xmin ymin xmax ymax, six
-attributes of 0 or 1, and the image's name. A subset list's holds the coordinates and the name.
+A line of a main list has 207 fields: x0 y0 ... x97 y97, the rectangle xmin ymin xmax ymax, six
+attributes (0 or 1) and the image name. A line of a subset list has the coordinates and the name.
 """
 
 import collections
@@ -26,8 +26,8 @@ TEST_LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr
 SUBSETS = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 SUBSET_LIST = "WFLW_annotations/list_98pt_test/list_98pt_test_{subset}.txt"
 
-# How far a rectangle reaches beyond its landmarks' left, top, right and bottom, in widths and
-# heights of the landmarks' box: the mean over WFLW's 2,500 test faces (the top's sd is 0.13).
+# How far the rectangle extends beyond the landmarks' box on the left, top, right and bottom, in
+# widths and heights of that box: the mean over WFLW's 2,500 test faces (top: std 0.13).
 RECTANGLE_MARGINS = (0.005, 0.29, 0.005, 0.005)
 
 _COORDINATES = 2 * NUM_LANDMARKS
@@ -44,7 +44,7 @@ and name that folder with --config.data.root=FOLDER. configs/demo.py needs no da
 
 
 class ListError(InputError):
-    """A line of an annotation list is wrong; the message starts with `<path>:<line, from 1>: `."""
+    """A line of an annotation list is invalid; the message starts with `<path>:<line>: `."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +52,15 @@ class Record:
     """One annotated face.
 
     Attributes:
-        list_path: the list that it comes from, and `line`, its line there, from 1.
-        image_name: the image as the list names it, relative to the images' folder.
-        image_path: where it lies.
+        list_path: the annotation list.
+        line: in the list, from 1.
+        image_name: as in the list, relative to the image folder.
+        image_path: the image file.
         landmarks: f32[98, 2], pixels of the image.
-        box: f32[4], the annotated rectangle (xmin, ymin, xmax, ymax), pixels.
+        box: f32[4], the annotated rectangle (xmin, ymin, xmax, ymax), pixels of the image.
         attributes: bool[6], in the order of `ATTRIBUTES`.
-        shard: the shard of prepared faces that it is read from, and `shard_row`, its place there;
-            '': it is read from the picture.
+        shard: the shard of prepared faces to read it from; '': read the image.
+        shard_row: its row there.
     """
 
     list_path: str
@@ -74,7 +75,7 @@ class Record:
 
     @property
     def place(self) -> str:
-        """`<list>:<line>: <image>`, which every message about this face starts with."""
+        """`<list>:<line>: <image>`, the start of every message about this face."""
         return f"{self.list_path}:{self.line}: {self.image_name}"
 
 
@@ -84,7 +85,7 @@ def format_line(
     attributes: Bool[ndarray, "6"],
     image_name: str,
 ) -> str:
-    """The line, without its end, that `read_list` reads back to 1e-6 px."""
+    """The line of a main list, without newline; `read_list` reads it back to 1e-6 px."""
     coordinates = [f"{value:.6f}" for value in landmarks.ravel()]
     corners = [f"{value:.0f}" for value in box]
     flags = [str(int(flag)) for flag in attributes]
@@ -92,15 +93,15 @@ def format_line(
 
 
 def read_list(root: str | Path, list_name: str) -> list[Record]:
-    """Reads a main list and checks that every image it names exists.
+    """Reads a main list and checks that every image in it exists.
 
     Args:
         root: the folder that holds WFLW_images and WFLW_annotations.
-        list_name: the list, relative to `root`: `TRAIN_LIST`, `TEST_LIST`.
+        list_name: relative to `root`: `TRAIN_LIST` or `TEST_LIST`.
 
     Raises:
-        InputError: the folder or the list is missing, or the list is empty.
-        ListError: a line does not hold what a line holds, or names no image of the folder.
+        InputError: the folder or the list is missing.
+        ListError: a line is invalid, its image is missing, or the list is empty.
     """
     path = _existing_list(Path(root), list_name)
     images = Path(root) / IMAGES
@@ -112,21 +113,21 @@ def read_list(root: str | Path, list_name: str) -> list[Record]:
     missing = [record for record in records if not os.path.isfile(record.image_path)]
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise ListError(f"{missing[0].place}: no such picture under {images}{others}")
+        raise ListError(f"{missing[0].place}: no such image under {images}{others}")
     return records
 
 
 def read_subset(root: str | Path, subset: str, test: Sequence[Record]) -> list[Record]:
-    """Reads a subset list, whose lines hold points and a name, as records of the test list.
+    """Reads a subset list as records of the test list, which has rectangles and attributes too.
 
     Args:
-        root: as of `read_list`.
+        root: as for `read_list`.
         subset: one of `SUBSETS`.
-        test: the records of the test list, which have the rectangles and the attributes.
+        test: the records of the test list.
 
     Raises:
         InputError: the list is missing.
-        ListError: a line is no face of the test list.
+        ListError: a line is not a face of the test list.
     """
     path = _existing_list(Path(root), SUBSET_LIST.format(subset=subset))
     by_name = collections.defaultdict(list)
@@ -136,7 +137,7 @@ def read_subset(root: str | Path, subset: str, test: Sequence[Record]) -> list[R
     for line, fields in _lines(path, _COORDINATES + 1):
         place = f"{path}:{line}: "
         landmarks = _floats(fields[:_COORDINATES], place).reshape(NUM_LANDMARKS, 2)
-        # An image may hold several faces, so the name alone is no key.
+        # An image may hold several faces, so the name alone does not identify one.
         same = [
             record
             for record in by_name[fields[-1]]
@@ -153,18 +154,15 @@ def read_subset(root: str | Path, subset: str, test: Sequence[Record]) -> list[R
 def split_by_image(
     records: Sequence[Record], fraction: float, seed: int
 ) -> tuple[list[Record], list[Record]]:
-    """Splits into training and validation, each image wholly on one side.
+    """Training and validation records, in list order; no image has faces in both.
 
     Args:
         records: the training list.
-        fraction: the share of images that go to validation, in (0, 1).
+        fraction: share of the images that go to validation, in (0, 1).
         seed: decides which.
 
-    Returns:
-        Training and validation records, each in the list's order.
-
     Raises:
-        InputError: a side would be empty.
+        InputError: one side would be empty.
     """
     names = sorted({record.image_name for record in records})
     chosen = np.random.default_rng(seed).permutation(len(names))[: round(fraction * len(names))]
@@ -180,20 +178,19 @@ def split_by_image(
 
 
 def drop_lines(records: Sequence[Record], lines: Sequence[int]) -> list[Record]:
-    """The records without those of the given lines; warns once about labels that look wrong.
+    """The records without the given lines; warns once about labels far outside their rectangle.
 
-    WFLW's training lines 1035 and 2748 have landmarks far outside their rectangle. They are kept
-    unless they are named here.
+    WFLW's training lines 1035 and 2748 are such labels; they stay unless they are dropped here.
     """
     unknown = sorted(set(lines) - {record.line for record in records})
     if unknown:
         raise InputError(f"data.drop_lines={tuple(lines)}: the training list has no line {unknown}")
     kept = [record for record in records if record.line not in set(lines)]
-    strange = [record.line for record in kept if _far_outside(record)]
-    if strange:
+    suspect = [record.line for record in kept if _far_outside(record)]
+    if suspect:
         warnings.warn(
-            f"{kept[0].list_path}: landmarks lie more than a rectangle's size outside of it on "
-            f"lines {strange}; --config.data.drop_lines='{tuple(strange)}' leaves them out",
+            f"{kept[0].list_path}: landmarks lie more than a rectangle's size outside it on "
+            f"lines {suspect}; --config.data.drop_lines='{tuple(suspect)}' leaves them out",
             stacklevel=2,
         )
     return kept
@@ -214,10 +211,10 @@ def _existing_list(root: Path, list_name: str) -> Path:
 
 
 def _lines(path: Path, num_fields: int) -> list[tuple[int, list[str]]]:
-    """The fields of every line and its number, from 1; empty lines at the end are no lines."""
+    """The number (from 1) and the fields of every line; trailing empty lines are ignored."""
     lines = []
-    whole = path.read_bytes().rstrip()
-    for line, content in enumerate(whole.split(b"\n") if whole else [], start=1):
+    text = path.read_bytes().rstrip()
+    for line, content in enumerate(text.split(b"\n") if text else [], start=1):
         try:
             fields = content.decode().split()
         except UnicodeDecodeError as error:
@@ -246,7 +243,7 @@ def _parse_line(fields: list[str], list_path: str, line: int, images: Path) -> R
     landmarks = numbers[:_COORDINATES].reshape(NUM_LANDMARKS, 2)
     left, right = OUTER_EYE_CORNERS
     if (landmarks[left] == landmarks[right]).all():
-        raise ListError(f"{place}points {left} and {right} coincide: no error can be normalised")
+        raise ListError(f"{place}points {left} and {right} coincide: the NME is undefined")
     return Record(
         list_path=list_path,
         line=line,
@@ -263,10 +260,10 @@ def _floats(fields: list[str], place: str) -> Float[ndarray, " n"]:
         values = np.array([float(field) for field in fields], np.float64)
     except ValueError:
         values = np.array([_float_or_nan(field) for field in fields])
-    # float32 is the contract, so a number that only float64 can hold is no coordinate either.
-    wrong = ~(np.abs(values) < np.finfo(np.float32).max)
-    if wrong.any():
-        index = int(wrong.argmax())
+    # Coordinates are float32: a number that only float64 can hold is refused too.
+    invalid = ~(np.abs(values) < np.finfo(np.float32).max)
+    if invalid.any():
+        index = int(invalid.argmax())
         raise ListError(f"{place}field {index + 1} is '{fields[index]}', expected a finite number")
     return values.astype(np.float32)
 

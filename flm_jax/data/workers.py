@@ -1,4 +1,4 @@
-"""How many cores there are, and what a process that reads pictures does first."""
+"""Usable cores, and the start of a process that reads images."""
 
 import multiprocessing
 import os
@@ -10,39 +10,38 @@ import cv2
 
 
 def num_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def start_worker(*_: object) -> None:
-    """Called in the worker: it leaves stopping to its parent, and ends with it.
+    """Sets up a worker process: it leaves signals to its parent, and ends when its parent does.
 
-    Signals reach the whole group; the parent decides what they mean.
+    Signals reach the whole process group, and the parent decides what they mean.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     start_reading()
-    parent = multiprocessing.parent_process()  # Which may be gone already.
+    parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
 
 def start_reading() -> None:
-    """What a process does first whose own threads read pictures.
+    """Sets up a process whose own threads read images.
 
-    They share the cores already; OpenCV's would only wait for one another. And pictures are to take
-    the memory of those before them: glibc gives what a picture had back to the system, which clears
-    it for the next one, until a piece as large as this has once been freed. Of pictures of many
-    sizes, about 1024 x 768 pixels, that took a quarter of a worker's time.
+    OpenCV's threads are turned off: the readers already use every core. And image memory is reused:
+    glibc returns it to the system, which zeroes it again, until a block as large as this one has
+    been freed once. For images of mixed sizes around 1024 x 768 that took a quarter of the time.
     """
     cv2.setNumThreads(1)
     bytearray(31 << 20)
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process soon after its parent has gone, killed or not."""
+    """Ends this process within a second of its parent, however that ended."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

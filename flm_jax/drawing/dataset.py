@@ -12,7 +12,7 @@ import contextlib
 import functools
 import json
 import multiprocessing
-import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,17 +21,21 @@ import numpy as np
 from tqdm import tqdm
 
 from flm_jax.data import wflw
-from flm_jax.data.workers import start_worker
+from flm_jax.data.workers import num_cores, start_worker
 from flm_jax.drawing.picture import DrawnFace, DrawnPicture, draw_picture, num_faces
 from flm_jax.errors import InputError
 from flm_jax.runtime.partial_folder import partial_folder
 
 __all__ = ["SETTINGS", "VERSION", "DrawnFace", "DrawnPicture", "draw_dataset", "draw_picture"]
 
-VERSION = 1  # of the drawing: a folder of another version is not reused
+VERSION = 2  # of the drawing: a folder of another version is not reused
 SETTINGS = "drawn_faces.json"
 
-_SPLITS = ("train", "test")
+# Beside WFLW's lists: a line of 98 times 0 or 1 for each of their lines.
+VISIBILITY = "WFLW_annotations/visibility"
+
+_SPLITS = {"train": wflw.TRAIN_LIST, "test": wflw.TEST_LIST}
+_CHUNKS, _CHUNK = "chunks", 16  # Pictures that are drawn together; what is redone when killed.
 
 
 def draw_dataset(
@@ -39,7 +43,8 @@ def draw_dataset(
 ) -> None:
     """Draws `train` and `test` faces into `root`, or keeps a `root` that holds just those.
 
-    The same counts and seed give the same bytes. The folder appears whole or not at all.
+    The same counts and seed give the same bytes. The folder appears whole or not at all; a drawing
+    that was stopped or killed goes on where it was.
 
     Args:
         root: the folder that shall hold WFLW_images and WFLW_annotations.
@@ -57,8 +62,8 @@ def draw_dataset(
             raise InputError(f"drawn faces: {name}={settings[name]}, expected at least {least}")
     if _is_reusable(root, settings):
         return
-    with partial_folder(root) as partial:
-        _draw_into(partial, settings, workers if workers is not None else os.cpu_count() or 1)
+    with partial_folder(root, "-".join(str(value) for value in settings.values())) as partial:
+        _draw_into(partial, settings, num_cores() if workers is None else workers)
         try:
             partial.rename(root)
         except OSError:
@@ -87,35 +92,47 @@ def _is_reusable(root: Path, settings: dict[str, int]) -> bool:
 
 
 def _draw_into(folder: Path, settings: dict[str, int], workers: int) -> None:
-    poses: dict[str, list] = {}
+    (folder / _CHUNKS).mkdir(exist_ok=True)
+    chunks: dict[str, list[Path]] = {}
     with _mapping(workers) as mapped:
-        for split, list_name in zip(_SPLITS, (wflw.TRAIN_LIST, wflw.TEST_LIST), strict=True):
-            (folder / wflw.IMAGES / f"{split}--Drawn").mkdir(parents=True)
+        for split in _SPLITS:
+            (folder / wflw.IMAGES / f"{split}--Drawn").mkdir(parents=True, exist_ok=True)
             plan = _plan(settings["seed"], split, settings[split])
-            job = functools.partial(_draw_file, folder, settings["seed"], split)
-            lines: list[str] = []
-            subsets: dict[str, list[str]] = {subset: [] for subset in wflw.SUBSETS}
-            poses[split] = []
+            parts = [plan[i : i + _CHUNK] for i in range(0, len(plan), _CHUNK)]
+            chunks[split] = [folder / _CHUNKS / f"{split}_{part[0][0]:07d}.json" for part in parts]
+            missing = [
+                (path, part)
+                for path, part in zip(chunks[split], parts, strict=True)
+                if not path.exists()
+            ]
+            left = sum(count for _, part in missing for _, count in part)
             with tqdm(
-                total=settings[split], desc=f"drawing {split} faces", unit="face", disable=None
-            ) as bar:
-                for name, faces in mapped(job, *zip(*plan, strict=True)):
-                    for face in faces:
-                        line = wflw.format_line(face.landmarks, face.box, face.attributes, name)
-                        lines.append(line)
-                        poses[split].append(
-                            [round(a, 3) for a in (face.yaw, face.pitch, face.roll)]
-                        )
-                        coordinates = " ".join([*line.split()[:196], name])
-                        for subset, flag in zip(wflw.SUBSETS, face.attributes, strict=True):
-                            if flag:
-                                subsets[subset].append(coordinates)
-                    bar.update(len(faces))
-            _write_lines(folder / list_name, lines)
-    for subset, lines in subsets.items():
-        _write_lines(folder / wflw.SUBSET_LIST.format(subset=subset), lines)
+                total=settings[split], initial=settings[split] - left, unit="face", disable=None,
+                desc=f"drawing {split} faces",
+            ) as bar:  # fmt: skip
+                job = functools.partial(_draw_chunk, folder, settings["seed"], split)
+                for faces in mapped(job, *zip(*missing, strict=True)) if missing else ():
+                    bar.update(faces)
+    poses = {split: _write_lists(folder, split, paths) for split, paths in chunks.items()}
+    shutil.rmtree(folder / _CHUNKS)
     content = {"settings": settings, "yaw_pitch_roll": poses}
     (folder / SETTINGS).write_text(json.dumps(content) + "\n")
+
+
+def _write_lists(folder: Path, split: str, chunks: list[Path]) -> list[list[float]]:
+    """Puts the chunks' faces into the split's lists; returns their yaw, pitch and roll."""
+    faces = [face for chunk in chunks for face in json.loads(chunk.read_text())]
+    lines = [face["line"] for face in faces]
+    _write_lines(folder / _SPLITS[split], lines)
+    _write_lines(
+        folder / VISIBILITY / Path(_SPLITS[split]).name, [face["visible"] for face in faces]
+    )
+    if split == "test":
+        fields = [line.split(" ") for line in lines]
+        for i, subset in enumerate(wflw.SUBSETS):
+            chosen = [" ".join([*f[:196], f[-1]]) for f in fields if f[200 + i] == "1"]
+            _write_lines(folder / wflw.SUBSET_LIST.format(subset=subset), chosen)
+    return [face["pose"] for face in faces]
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
@@ -124,7 +141,7 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 
 
 def _picture_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    return np.random.default_rng([seed, _SPLITS.index(split), index])
+    return np.random.default_rng([seed, list(_SPLITS).index(split), index])
 
 
 def _plan(seed: int, split: str, faces: int) -> list[tuple[int, int]]:
@@ -137,16 +154,28 @@ def _plan(seed: int, split: str, faces: int) -> list[tuple[int, int]]:
     return plan
 
 
-def _draw_file(
-    folder: Path, seed: int, split: str, index: int, max_faces: int
-) -> tuple[str, tuple[DrawnFace, ...]]:
-    """Draws a picture and writes it; returns its name as the lists have it, and its faces."""
-    picture = draw_picture(_picture_rng(seed, split, index), max_faces)
-    name = f"{split}--Drawn/{split}_Drawn_{index:06d}.jpg"
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
-    _, data = cv2.imencode(".jpg", picture.image[..., ::-1], quality)
-    (folder / wflw.IMAGES / name).write_bytes(data.tobytes())
-    return name, picture.faces
+def _draw_chunk(
+    folder: Path, seed: int, split: str, path: Path, pictures: list[tuple[int, int]]
+) -> int:
+    """Draws pictures and writes them, then `path` with their faces; returns how many these are."""
+    faces = []
+    for index, max_faces in pictures:
+        picture = draw_picture(_picture_rng(seed, split, index), max_faces)
+        name = f"{split}--Drawn/{split}_Drawn_{index:06d}.jpg"
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
+        _, data = cv2.imencode(".jpg", picture.image[..., ::-1], quality)
+        (folder / wflw.IMAGES / name).write_bytes(data.tobytes())
+        for face in picture.faces:
+            faces.append({
+                "line": wflw.format_line(face.landmarks, face.box, face.attributes, name),
+                "visible": " ".join(str(int(seen)) for seen in face.visible),
+                "pose": [round(angle, 3) for angle in (face.yaw, face.pitch, face.roll)],
+            })  # fmt: skip
+    # Complete or absent, whenever this process is killed.
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(faces))
+    unfinished.rename(path)
+    return len(faces)
 
 
 @contextlib.contextmanager
@@ -164,7 +193,7 @@ def _mapping(workers: int) -> Iterator:
         workers, multiprocessing.get_context("spawn"), start_worker
     )
     try:
-        yield functools.partial(pool.map, chunksize=4)
+        yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -2,11 +2,14 @@
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
-from flm_jax.drawing.hair import hairline, paint_hair
+from flm_jax.drawing.hair import beard_area, hairline, paint_hair, paint_strands
+from flm_jax.drawing.headwear import paint_headwear
+from flm_jax.drawing.make_up import paint_face_paint, paint_wrinkles
 from flm_jax.drawing.painter import Painter, disc, outline, spline
 from flm_jax.drawing.parameters import Colour, mix, shade
-from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine
+from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine, jaw_plane
 
 _UPPER_LIDS = (list(range(60, 65)), list(range(68, 73)))
 _LOWER_LIDS = ([64, 65, 66, 67, 60], [72, 73, 74, 75, 68])
@@ -22,13 +25,16 @@ def paint(surface: Surface, shape: tuple[int, int], rng: np.random.Generator) ->
     """Paints the whole head."""
     painter = Painter(surface, shape, rng)
     _paint_skin(painter)
+    paint_wrinkles(painter)
     _paint_nose(painter)
     for side in (0, 1):
         _paint_eye(painter, side)
         _paint_brow(painter, side)
     _paint_mouth(painter)
+    paint_face_paint(painter)
     paint_hair(painter)
-    _paint_scarf(painter)
+    paint_strands(painter)
+    paint_headwear(painter)
     return painter
 
 
@@ -53,11 +59,14 @@ def _paint_skin(painter: Painter) -> None:
     if p.eye_shadow:
         tint(p.shadow_colour, p.eye_shadow, p.eye_x + 0.04, -0.1, 0.25, 0.11)
     if p.beard:
-        level = marks[76, 1] - 0.26 + 0.55 * np.clip(0.5 - x, 0, 0.1)
-        level = np.where(x > 0.55, level - (x - 0.55) * 1.5, level)
-        area = np.clip((y - level) * 9, 0, 1) * np.clip(np.cos(longitude) * 4 + 0.9, 0, 1)
         hair = mix(p.skin, p.hair_colour, 0.95 if p.beard > 0.5 else 0.75)
+        area = beard_area(p, marks, x, y, longitude)
         skin += (area * p.beard)[..., None] * (np.array(hair, np.float32) - skin)
+    # Behind the jaw's line it is darker, as under a chin.
+    level = np.sqrt(1 - sine**2)
+    jaw = jaw_plane(p, level * np.sin(longitude))
+    behind = jaw / np.hypot(1, jaw) - level * np.cos(longitude)
+    skin *= 1 - 0.3 * (np.clip(behind / 0.12, 0, 1) * np.clip((y - 0.4) / 0.3, 0, 1))[..., None]
     skin *= 1 - 0.35 * np.clip(1 + (hairline(p, longitude) - y) / 0.12, 0, 1)[..., None]
     # Skin is smooth: half of the grid's resolution is enough.
     half = painter.shape[1] // 2, painter.shape[0] // 2
@@ -95,7 +104,11 @@ def _paint_eye(painter: Painter, side: int) -> None:
     upper, lower = spline(marks[_UPPER_LIDS[side]]), spline(marks[_LOWER_LIDS[side]])
     eye, pupil = np.vstack([upper, lower]), marks[96 + side]
     dark = mix(shade(p.skin, 0.3), (25, 18, 16), 0.6)
-    skin = painter.colour.copy()
+    # The box that holds all that is painted of the eye.
+    cells = painter.grid(pupil + np.array([[-0.3, -0.3], [0.3, 0.3]]))
+    (left, top), (right, bottom) = np.clip(cells, 0, painter.shape[::-1]).astype(int)
+    box = np.s_[top:bottom, left:right]
+    skin = painter.colour[box].copy()
     painter.fill(eye, (242, 238, 234))
     radius = 0.47 * p.eye_width
     painter.fill(disc(pupil, radius, radius), shade(p.iris, 0.55))
@@ -106,13 +119,10 @@ def _paint_eye(painter: Painter, side: int) -> None:
     painter.fill(disc(pupil, radius * 0.44, radius * 0.44), (10, 8, 8))
     painter.line(upper + np.array([0, 0.02]), (60, 45, 45), 0.05, 0.45, 0.015)
     # What the lids hide is skin again.
-    mask = np.zeros(painter.shape, np.uint8)
-    cv2.fillPoly(mask, [painter.fixed(eye)], 255, cv2.LINE_AA, 4)
-    low, high = painter.grid(pupil[None] - 0.3)[0], painter.grid(pupil[None] + 0.3)[0]
-    (left, top), (right, bottom) = low.astype(int), high.astype(int)
-    box = np.s_[top:bottom, left:right]
-    alpha = mask[box][..., None].astype(np.float32) / 255
-    painter.colour[box] = skin[box] + alpha * (painter.colour[box] - skin[box].astype(np.float32))
+    mask = np.zeros(skin.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [painter.fixed(eye) - np.array([left, top]) * 16], 255, cv2.LINE_AA, 4)
+    alpha = mask[..., None].astype(np.float32) / 255
+    painter.colour[box] = skin + alpha * (painter.colour[box] - skin.astype(np.float32))
     lash = 0.045 if p.made_up else 0.032
     painter.line(upper, dark, lash, 0.95)
     painter.line(lower, dark, 0.014, 0.5 if p.made_up else 0.35)
@@ -148,16 +158,7 @@ def _paint_mouth(painter: Painter) -> None:
     )
     gap = marks[94, 1] - marks[90, 1]
     if gap > 0.03:
-        painter.fill(inner, (52, 18, 20))
-        if gap > 0.16:
-            tongue = disc(marks[94] - [0, 0.12 * gap], p.mouth_width * 0.5, gap * 0.32)
-            painter.fill(tongue, (175, 75, 80), 0.9, 0.01)
-        # Upper teeth follow the upper lip.
-        edge = spline(marks[88:93]) * [0.86, 1]
-        depth = min(0.6 * gap, 0.11) * (1 - (np.linspace(-1, 1, len(edge)) ** 2) ** 2)
-        teeth = np.vstack([edge, (edge + np.stack([0 * depth, depth], 1))[::-1]])
-        painter.fill(teeth, (236, 230, 220))
-        painter.line(spline(marks[[92, 93, 94, 95, 88]]), shade(p.lip_colour, 0.8), 0.02)
+        _paint_open_mouth(painter, inner, gap)
     middle = (marks[[88, 89, 90, 91, 92]] + marks[[88, 95, 94, 93, 92]]) / 2
     if gap <= 0.03:
         painter.line(spline(middle), shade(p.lip_colour, 0.3), 0.022, 0.9)
@@ -165,14 +166,20 @@ def _paint_mouth(painter: Painter) -> None:
         painter.fill(disc(marks[corner], 0.03, 0.03), shade(p.skin, 0.5), 0.5, 0.02)
 
 
-def _paint_scarf(painter: Painter) -> None:
-    p, (h, w) = painter.surface.p, painter.shape
-    if not p.scarf:
-        return
-    y = np.where(grid_sine(h) > 0, painter.surface.bottom, p.crown) * grid_sine(h)
-    sag = 0.1 * np.sin(grid_longitude(w)) ** 2 - 0.12 * np.exp(-((grid_longitude(w) / 0.3) ** 2))
-    inside = y[:, None] > (1.0 - p.scarf) + 0.42 + sag[None]
-    cloth = np.array(p.scarf_colour, np.float32) * np.ones((h, w, 1), np.float32)
-    cloth *= (1 + 0.12 * np.sin(y * 34) * (p.texture > 0))[:, None, None].astype(np.float32)
-    painter.colour[inside] = np.clip(cloth[inside], 0, 255)
-    painter.cover[inside] = 1
+def _paint_open_mouth(painter: Painter, inner: ndarray, gap: float) -> None:
+    p, marks, rng = painter.surface.p, painter.surface.landmarks, painter.rng
+    painter.fill(inner, (52, 18, 20))
+    if gap > 0.16:
+        reach = rng.uniform(0.25, 0.42)
+        tongue = disc(marks[94] - [0, reach * 0.4 * gap], p.mouth_width * 0.5, gap * reach)
+        painter.fill(tongue, (175, 75, 80), 0.9, 0.01)
+    # Teeth follow the lips; a shout shows the lower ones, too.
+    tooth = shade((236, 230, 220), rng.uniform(0.75, 1.05))
+    rows = [(marks[88:93], 1, min(rng.uniform(0.35, 0.9) * gap, 0.12))]
+    if gap > 0.2 and rng.random() < 0.6:
+        rows.append((marks[[88, 95, 94, 93, 92]], -1, 0.07))
+    for lip, down, height in rows:
+        edge = spline(lip) * [0.86, 1]
+        depth = down * height * (1 - (np.linspace(-1, 1, len(edge)) ** 2) ** 2)
+        painter.fill(np.vstack([edge, (edge + np.stack([0 * depth, depth], 1))[::-1]]), tooth)
+    painter.line(spline(marks[[92, 93, 94, 95, 88]]), shade(p.lip_colour, 0.8), 0.02)

@@ -7,12 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
+from flm_jax.drawing import headwear
 from flm_jax.drawing.hair import hair_amount, hair_paint
 from flm_jax.drawing.painter import Painter
 from flm_jax.drawing.parameters import HeadParameters, mix
-from flm_jax.drawing.surface import grid_longitude, grid_sine, rotation
-
-_COARSE_SHAPE = (104, 128)  # rows (latitudes), columns (longitudes) of the shaped grid
+from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine, rotation
 
 
 class Layer(NamedTuple):
@@ -33,21 +32,26 @@ class Layer(NamedTuple):
     shine: float = 0.12
 
 
-def head_layer(painter: Painter, turn: ndarray) -> Layer:
-    """The painted head, thicker where hair or a scarf lies on it."""
+def head_layer(painter: Painter, turn: ndarray, shape: tuple[int, int]) -> Layer:
+    """The painted head, thicker where hair or cloth lies on it; `shape` of its coarse grid."""
     surface, p = painter.surface, painter.surface.p
-    rows, columns = _COARSE_SHAPE
-    longitude, sine = grid_longitude(columns)[None], grid_sine(rows)[:, None]
+    rows, columns = shape
+    longitude = grid_longitude(columns)[None].astype(np.float32)
+    sine = grid_sine(rows)[:, None].astype(np.float32)
     points = surface.base(longitude, sine)
     outwards = points * [1, 0.9, 0.8]
     outwards /= np.linalg.norm(outwards, axis=-1, keepdims=True)
-    lifted = surface.raise_relief(points, np.broadcast_to(longitude, points.shape[:2]))
+    lifted = points.copy()
+    # Behind the ears and about the crown nothing is raised.
+    front = np.flatnonzero(np.cos(longitude[0]) > 0)
+    part = np.s_[rows // 4 :, front[0] : front[-1] + 1]
+    lifted[part] = surface.raise_relief(points[part], longitude[:, part[1]])
     thickness = p.hair_thickness * hair_amount(p, longitude, sine, 0.3)
     # Samples would spread too far apart on a steep step.
     thickness = cv2.GaussianBlur(thickness, (0, 0), 3.0)
-    if p.scarf:
-        y = points[..., 1]
-        thickness = thickness + 0.09 * np.clip((y - (1.4 - p.scarf)) / 0.12, 0, 1)
+    if p.headwear != "none" or p.scarf:
+        worn = headwear.thickness(p, longitude, points[..., 1])
+        thickness = np.maximum(thickness, cv2.GaussianBlur(worn, (0, 0), 1.5))
     return Layer((lifted + outwards * thickness[..., None]) @ turn.T, painter.colour)
 
 
@@ -65,7 +69,7 @@ def ear_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
         placed = local * [1, 0.3, 0.19]
         placed[..., 1] -= 0.25 * placed[..., 2]
         placed = placed @ rotation(-24.0 * side, 0.0, 6.0 * side).T
-        placed += [side * 1.03, 0.2, -0.2]
+        placed += [side * 1.07 * p.breadth, 0.2, -0.25]
         colour = np.where(hollow[..., None], 0.62, 0.95) * mix(p.skin, (200, 80, 70), 0.15)
         layers.append(Layer(placed @ turn.T, colour.astype(np.uint8)))
     return layers
@@ -105,26 +109,39 @@ def long_hair_layer(p: HeadParameters, turn, body, shape, rng: np.random.Generat
     return Layer(points, colour, two_sided=True)
 
 
+def brim_layer(surface: Surface, turn: ndarray) -> list[Layer]:
+    """A cap's or a hat's brim, where there is one."""
+    found = headwear.brim(surface)
+    return [] if found is None else [Layer(found[0] @ turn.T, found[1], None, True, 0.0)]
+
+
 def glasses_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
     """The front, with dark lenses or none, and two arms; `unit`: samples in a unit."""
     h, w = int(unit * 0.9), int(unit * 2.6)
-    x, y = np.meshgrid(np.linspace(-1.03, 1.03, 48), np.linspace(-0.34, 0.34, 16))
-    points = np.stack([x, y, 1.17 - 0.22 * np.abs(x) ** 2.4], -1)
+    half_width, half_height, power = p.lens
+    end = 0.45 + half_width
+    x, y = np.meshgrid(np.linspace(-1.03, 1.03, 48), np.linspace(-0.4, 0.4, 16))
+    points = np.stack([x, y, 1.12 - 0.22 * np.abs(x) ** 2.4], -1)
     gx = np.abs(np.linspace(-1.03, 1.03, w))[None]
-    gy = np.linspace(-0.34, 0.34, h)[:, None]
-    radius = ((np.abs(gx - 0.45) / 0.36) ** 3 + (np.abs(gy - 0.02) / 0.25) ** 3) ** (1 / 3)
-    bridge = (gx < 0.14) & (np.abs(gy + 0.06) < 0.025)
-    hinge = (gx > 0.78) & (np.abs(gy + 0.1) < 0.03)
-    rim = (radius < 1.0) & (radius > (0.9 if p.glasses == "frame" else 0.93))
+    gy = np.linspace(-0.4, 0.4, h)[:, None]
+    radius = (np.abs(gx - 0.45) / half_width) ** power + (np.abs(gy) / half_height) ** power
+    radius = radius ** (1 / power)
+    bridge = (gx < 0.5 - half_width) & (np.abs(gy + 0.06) < 0.02 + 0.2 * p.rim)
+    hinge = (gx > end - 0.03) & (np.abs(gy + 0.1) < 0.03)
+    rim = (radius < 1.0) & (radius > 1 - p.rim)
     mask = rim | bridge | hinge
+    colour = np.full((h, w, 3), p.glasses_colour, np.uint8)
     if p.glasses == "dark":
-        mask |= radius < 1
-    colour = np.full((h, w, 3), 28, np.uint8)
-    colour[rim | bridge | hinge] = (60, 40, 30) if p.seed % 2 else (25, 25, 28)
-    arm_y, arm_z = np.meshgrid([-0.14, -0.06], np.linspace(-0.35, 0.98, 16), indexing="ij")
+        lens = (radius < 1) & ~rim
+        # Some lenses are lighter below, or mirror the sky.
+        fade = 1 + (p.seed % 3) * np.clip(0.5 + gy / 0.5, 0, 1) * np.ones_like(gx)
+        colour[lens] = np.clip(fade[lens][:, None] * np.array([34, 32, 36]), 0, 255)
+        mask |= lens
+    arm_y, arm_z = np.meshgrid([-0.14, -0.06], np.linspace(-0.35, 0.9, 16), indexing="ij")
     layers = [Layer(points @ turn.T, colour, mask, True, 0.5)]
     for side in (-1, 1):
-        arm = np.stack([side * (1.03 + 0 * arm_z), arm_y, arm_z], -1)
-        arm_colour = np.full((max(4, int(0.14 * unit)), int(1.8 * unit), 3), 30, np.uint8)
+        arm = np.stack([side * (1.06 * p.breadth + 0 * arm_z), arm_y, arm_z], -1)
+        arm_shape = (max(4, int(0.14 * unit)), int(1.8 * unit), 3)
+        arm_colour = np.full(arm_shape, p.glasses_colour, np.uint8)
         layers.append(Layer(arm @ turn.T, arm_colour, None, True))
     return layers

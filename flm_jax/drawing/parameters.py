@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 Number = float | int
 Colour = tuple[Number, Number, Number]  # RGB in [0, 255]
 
@@ -14,13 +16,15 @@ class Light:
     ambient: Number = 0.5
     diffuse: Number = 0.62
     colour: Colour = (255.0, 255.0, 255.0)
+    far_colour: Colour | None = None  # at the image's other side, where it differs
     exposure: Number = 1.0
 
     @property
     def unusual(self) -> bool:
         """Too dark, too bright, hard from the side, or coloured."""
         hard = self.ambient < 0.3 and abs(self.direction[0]) > abs(self.direction[2])
-        coloured = max(self.colour) - min(self.colour) > 50
+        colours = np.array([self.colour, self.far_colour or self.colour])
+        coloured = np.ptp(colours, axis=1).max() > 50 or np.ptp(colours, axis=0).max() > 100
         return bool(hard or coloured or not 0.6 <= self.exposure <= 1.4)
 
 
@@ -37,21 +41,23 @@ class HeadParameters:
     roll: Number = 0.0
 
     crown: Number = 1.5
-    chin: Number = 1.48
-    jaw: Number = 2.1  # exponent of the outline below the eyes: 2 is an ellipse, more is squarer
-    eye_x: Number = 0.42
-    eye_width: Number = 0.225
-    eye_height: Number = 0.105
-    eye_tilt: Number = 0.0
-    brow_y: Number = -0.3
-    brow_arch: Number = 0.07
-    brow_thickness: Number = 0.09
-    nose_length: Number = 0.6
+    chin: Number = 1.585
+    jaw: Number = 2.22  # exponent of the outline below the eyes: 2 is an ellipse, more is squarer
+    breadth: Number = 1.0
+    eye_x: Number = 0.44
+    eye_width: Number = 0.183
+    eye_height: Number = 0.087
+    eye_tilt: Number = 0.054
+    brow_y: Number = -0.205
+    brow_arch: Number = 0.072
+    brow_width: Number = 1.0
+    brow_thickness: Number = 0.104
+    nose_length: Number = 0.505
     nose_width: Number = 0.2
-    nose_height: Number = 0.36
-    mouth_y: Number = 0.98
-    mouth_width: Number = 0.36
-    lip: Number = 0.1
+    nose_height: Number = 0.39
+    mouth_y: Number = 0.93
+    mouth_width: Number = 0.365
+    lip: Number = 0.124
     wobble: tuple[Number, ...] = (0.0, 0.0, 0.0, 0.0)  # eye, brow, mouth and jaw asymmetry
 
     mouth_open: Number = 0.0
@@ -73,12 +79,25 @@ class HeadParameters:
     hair_thickness: Number = 0.14
     hair_length: Number = 1.9
     beard: Number = 0.0  # 0 none, about 0.3 a shadow, 0.9 full
+    beard_kind: str = "full"  # full, goatee, moustache
+    wrinkles: Number = 0.0
+    strands: int = 0  # of hair across the face
     blush: Number = 0.0
     eye_shadow: Number = 0.0
     shadow_colour: Colour = (90.0, 60.0, 130.0)
     lipstick: bool = False
+    face_paint: str = "none"  # none, clown, stripes, half, patches
+    paint_colour: Colour = (200.0, 40.0, 40.0)
     glasses: str = "none"  # none, frame, dark
+    lens: tuple[Number, Number, Number] = (0.36, 0.25, 3.0)  # half width, half height, squareness
+    rim: Number = 0.1
+    glasses_colour: Colour = (28.0, 26.0, 26.0)
+    headwear: str = "none"  # none, or one of headwear.KINDS
+    headwear_y: Number = -0.6  # its lower edge in front
+    headwear_colour: Colour = (60.0, 70.0, 110.0)
+    brim: Number = 0.6
     scarf: Number = 0.0  # 1 covers everything below the nose's tip
+    mask: bool = False  # the scarf is a mask, which leaves ears and neck free
     scarf_colour: Colour = (90.0, 120.0, 160.0)
     texture: Number = 0.0  # strength of skin and hair noise
     freckles: int = 0
@@ -101,7 +120,7 @@ class HeadParameters:
 
     @property
     def made_up(self) -> bool:
-        return bool(self.lipstick or self.eye_shadow > 0.3)
+        return bool(self.lipstick or self.eye_shadow > 0.3 or self.face_paint != "none")
 
 
 def shade(colour: Colour, factor: float) -> Colour:

@@ -22,7 +22,9 @@ class DrawnFace(NamedTuple):
         landmarks: f32[98, 2], pixels of the picture.
         box: f32[4], the rectangle (xmin, ymin, xmax, ymax), whole pixels.
         attributes: bool[6], in the order of `wflw.ATTRIBUTES`. Pose: |yaw| > 38, |pitch| > 26 or
-            |roll| > 32 degrees. Occlusion: at least 8 landmarks are covered.
+            |roll| > 32 degrees. Occlusion: at least 8 landmarks are covered by something.
+        visible: bool[98], landmarks that are neither covered, nor on the far side of the head, nor
+            outside of the picture.
         yaw: degrees, > 0 where the nose points to the picture's right.
         pitch: degrees, > 0 where the nose points up.
         roll: degrees, > 0 clockwise.
@@ -31,6 +33,7 @@ class DrawnFace(NamedTuple):
     landmarks: Float[ndarray, "98 2"]
     box: Float[ndarray, "4"]
     attributes: Bool[ndarray, "6"]
+    visible: Bool[ndarray, "98"]
     yaw: float
     pitch: float
     roll: float
@@ -70,17 +73,23 @@ def draw_picture(rng: np.random.Generator, max_faces: int = 3) -> DrawnPicture:
     landmarks = [head.landmarks + np.float32(c) for head, c in zip(heads, corners, strict=True)]
     covered = _draw_occluders(rng, image, parameters, heads, landmarks)
     image = scene.expose(image, light)
+    if rng.random() < 0.08:
+        image = scene.fade_to_grey(rng, image)
     blurred = rng.random() < 0.31
     if blurred:
         image = scene.blur(rng, image, max(frame.width for frame in frames))
     if rng.random() < 0.4:
         image = scene.add_noise(rng, image, rng.uniform(1, 7))
     faces = []
-    for p, frame, points, hidden in zip(parameters, frames, landmarks, covered, strict=True):
+    for p, head, frame, points, hidden in zip(
+        parameters, heads, frames, landmarks, covered, strict=True
+    ):
         occluded = hidden.sum() >= _MIN_OCCLUDED
+        inside = ((points > -0.5) & (points < np.array(image.shape[1::-1]) - 0.5)).all(1)
+        visible = inside & ~hidden & ~head.turned_away
         flags = (p.large_pose, p.strong_expression, light.unusual, p.made_up, occluded, blurred)
         box = _box(points, frame)
-        faces.append(DrawnFace(points, box, np.array(flags, bool), p.yaw, p.pitch, p.roll))
+        faces.append(DrawnFace(points, box, np.array(flags, bool), visible, p.yaw, p.pitch, p.roll))
     return DrawnPicture(image, tuple(faces))
 
 
@@ -91,6 +100,8 @@ def num_faces(rng: np.random.Generator) -> int:
 
 def _sample_frame(rng: np.random.Generator, limit: float) -> _Frame:
     width = np.clip(98 * np.exp(0.36 * rng.standard_normal()), 50, min(218, limit))
+    if rng.random() < 0.05:
+        width = rng.uniform(22, 50)
     left, right, bottom = np.clip(rng.normal(0.005, 0.06, 3), -0.16, 0.17)
     top = np.clip(rng.normal(0.29, 0.13), -0.05, 0.65)
     return _Frame(float(width), (left, top, right, bottom))

@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8, UInt16
 from numpy import ndarray
 
+from flm_jax.drawing import headwear
 from flm_jax.drawing.features import paint
 from flm_jax.drawing.layers import (
     Layer,
+    brim_layer,
     ear_layers,
     glasses_layers,
     head_layer,
@@ -21,7 +23,6 @@ from flm_jax.drawing.parameters import HeadParameters, Light, Number
 from flm_jax.drawing.surface import (
     LINEAR_SHARE,
     Surface,
-    contour_angles,
     landmarks_in_space,
     project,
     rotation,
@@ -34,7 +35,8 @@ class Head(NamedTuple):
     Attributes:
         tile: u8[h, w, 4], RGB premultiplied by the alpha that follows it.
         landmarks: f32[98, 2], pixels of the tile; (0, 0) is the centre of its top-left pixel.
-        covered: bool[98], landmarks under glasses, a scarf or hair.
+        covered: bool[98], landmarks under glasses, a mask, headwear or hair.
+        turned_away: bool[98], landmarks that the head itself hides.
         unit: pixels in half a head's width.
         neck: f32[2], where the neck enters the clothes, pixels of the tile.
     """
@@ -42,6 +44,7 @@ class Head(NamedTuple):
     tile: UInt8[ndarray, "h w 4"]
     landmarks: Float[ndarray, "98 2"]
     covered: Bool[ndarray, "98"]
+    turned_away: Bool[ndarray, "98"]
     unit: float
     neck: Float[ndarray, "2"]
 
@@ -65,48 +68,118 @@ def _light_up(layer: Layer, light: Light) -> tuple[ndarray, ndarray, ndarray]:
     return facing, brightness.astype(np.float32), shine.astype(np.float32)
 
 
+class _Image(NamedTuple):
+    """What was splatted.
+
+    Attributes:
+        colour: u8[h, w, 4], premultiplied by the alpha that follows.
+        depth: u16[h, w], 0 where nothing is, else 10000 for each unit.
+        layer: int[h, w], which layer is seen.
+    """
+
+    colour: UInt8[ndarray, "h w 4"]
+    depth: UInt16[ndarray, "h w"]
+    layer: Int[ndarray, "h w"]
+
+
+def _depth(z: ndarray) -> ndarray:
+    """10000 for each unit, in the range of 16 bits."""
+    return (z + 3) * 10000
+
+
 def _splat(
     layers: list[Layer],
     light: Light,
     unit: float,
     origin: Float[ndarray, "2"],
     size: tuple[int, int],
-) -> Float[ndarray, "h w 4"]:
-    """The picture, premultiplied by its alpha: each pixel takes the nearest sample of any layer."""
+) -> _Image:
+    """Each pixel takes the nearest sample of any layer."""
     height, width = size
-    pixels, samples, depths, lights, start = [], [], [], [], 0
+    pixels, samples, depths, parts, starts = [], [], [], [], [0]
     for layer in layers:
         facing, *lit = _light_up(layer, light)
         place = np.clip(project(layer.points) * unit + origin + 0.5, 0, [width - 0.5, height - 0.5])
-        shape = layer.colour.shape[1::-1]
+        coarse, dense = _facing_part(layer, facing)
+        colour = layer.colour[dense]
+        h, w = colour.shape[:2]
         x, y, z = (
-            cv2.resize(np.float32(a), shape)
-            for a in (place[..., 0], place[..., 1], (layer.points[..., 2] + 3) * 10000)
+            cv2.resize(np.float32(a[coarse]), (w, h))
+            for a in (place[..., 0], place[..., 1], _depth(layer.points[..., 2]))
         )
-        seen = layer.mask if layer.mask is not None else np.ones(x.shape, bool)
+        pixel = y.astype(np.int32)
+        pixel *= width
+        pixel += x.astype(np.int32)
+        seen = np.ones((h, w), bool) if layer.mask is None else layer.mask
         if not layer.two_sided:
-            seen = seen & (cv2.resize(facing, shape) > -0.03)
+            front = (facing[coarse] > -0.1).astype(np.uint8)
+            seen = seen & (cv2.resize(front, (w, h), interpolation=cv2.INTER_NEAREST) > 0)
         chosen = np.flatnonzero(seen)
-        pixels.append((y.astype(np.int32) * width + x.astype(np.int32)).ravel()[chosen])
+        pixels.append(pixel.ravel()[chosen])
         depths.append(z.astype(np.uint16).ravel())
-        samples.append(chosen + start)
-        lights.append(cv2.resize(np.dstack(lit), shape).reshape(-1, 2))
-        start += x.size
-    depth, light_at = np.concatenate(depths), np.concatenate(lights)
-    pixel, sample = np.concatenate(pixels), np.concatenate(samples).astype(np.int32)
-    # Nearest last: of the samples in a pixel the last one stays. 16 bits sort in linear time.
-    order = np.argsort(depth[sample], kind="stable")
-    index = np.full(height * width, -1, np.int32)
-    index[pixel[order]] = sample[order]
-    index = _close_holes(index.reshape(size), depth)
-    filled = index >= 0
-    sample = index[filled]
-    colour = np.concatenate([layer.colour.reshape(-1, 3) for layer in layers])[sample]
-    picture = np.zeros((height, width, 4), np.float32)
-    values = np.full((len(sample), 4), 255, np.float32)
-    values[:, :3] = colour * light_at[sample, :1] + light_at[sample, 1:]
-    picture[filled] = np.minimum(values, 255)
-    return picture
+        samples.append(chosen + starts[-1])
+        parts.append((colour, np.dstack([a[coarse] for a in lit])))
+        starts.append(starts[-1] + h * w)
+    depth = np.concatenate(depths)
+    index = _nearest(np.concatenate(pixels), np.concatenate(samples), depth, height * width)
+    index = _close_holes(_close_holes(index.reshape(size), depth), depth)
+    image = np.zeros((height * width, 4), np.uint8)
+    which = np.searchsorted(starts, index, side="right") - 1
+    for i, (colour, lit) in enumerate(parts):
+        pixel = np.flatnonzero(which == i)
+        if len(pixel):
+            image[pixel] = _lit_samples(colour, lit, index.ravel()[pixel] - starts[i])
+    seen_depth = np.where(index >= 0, depth[index], np.uint16(0))
+    return _Image(image.reshape(height, width, 4), seen_depth, which)
+
+
+def _lit_samples(colour: ndarray, lit: ndarray, sample: ndarray) -> UInt8[ndarray, "n 4"]:
+    """Samples of a dense grid, lit by brightness and highlight of a coarse one."""
+    h, w = colour.shape[:2]
+    # OpenCV takes no row of more than 32767.
+    blocks = []
+    for part in np.array_split(sample, len(sample) // 30000 + 1):
+        row, column = np.divmod(part, w)
+        x = ((column + 0.5) * (lit.shape[1] / w) - 0.5).astype(np.float32)[None]
+        y = ((row + 0.5) * (lit.shape[0] / h) - 0.5).astype(np.float32)[None]
+        blocks.append(
+            cv2.remap(lit, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+        )
+    light = np.concatenate(blocks)
+    values = np.full((len(sample), 4), 255, np.uint8)
+    shaded = colour.reshape(-1, 3)[sample] * light[:, :1]
+    shaded += light[:, 1:]
+    values[:, :3] = np.minimum(shaded, 255)
+    return values
+
+
+def _facing_part(layer: Layer, facing: ndarray) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Rows and columns of the coarse and of the dense grid that hold all that faces the viewer."""
+    ratios = [
+        dense / coarse for dense, coarse in zip(layer.colour.shape, facing.shape, strict=False)
+    ]
+    if layer.two_sided or not all(ratio.is_integer() for ratio in ratios):
+        return np.s_[:, :], np.s_[:, :]
+    front, part = facing > -0.1, []
+    for axis, ratio in ((1, ratios[0]), (0, ratios[1])):
+        (seen,) = np.nonzero(front.any(axis))
+        low, high = (max(seen[0] - 1, 0), seen[-1] + 2) if len(seen) else (0, 1)
+        part.append((slice(low, high), slice(low * int(ratio), high * int(ratio))))
+    return (part[0][0], part[1][0]), (part[0][1], part[1][1])
+
+
+def _nearest(pixel: ndarray, sample: ndarray, depth: ndarray, pixels: int) -> ndarray:
+    """The sample nearest to the viewer in each pixel, -1 where there is none.
+
+    Of samples within 0.03 units of depth any will do.
+    """
+    index = np.full(pixels, -1)
+    index[pixel] = sample
+    while len(sample):
+        nearer = depth[sample] > depth[index[pixel]] + np.uint16(300)
+        pixel, sample = pixel[nearer], sample[nearer]
+        index[pixel] = sample
+    return index
 
 
 def _close_holes(index: Int[ndarray, "h w"], depth: UInt16[ndarray, " n"]) -> Int[ndarray, "h w"]:
@@ -123,58 +196,71 @@ def _close_holes(index: Int[ndarray, "h w"], depth: UInt16[ndarray, " n"]) -> In
     return index
 
 
-def _is_covered(painter: Painter) -> Bool[ndarray, "98"]:
-    """Landmarks under painted hair, a scarf or dark glasses."""
-    p, xy = painter.surface.p, painter.surface.landmarks
-    cells = painter.grid(xy)
-    cells[:33] = painter.cells(*contour_angles(painter.surface))
+def _is_painted_over(painter: Painter) -> Bool[ndarray, "98"]:
+    """Landmarks under painted hair or cloth."""
+    cells = painter.grid(painter.surface.landmarks)
+    cells[:33] = painter.cells(*painter.surface.contour)
     column, row = np.rint(cells).astype(int).T
-    covered = painter.cover[row, np.clip(column, 0, painter.shape[1] - 1)] > 0
-    if p.glasses == "dark":
-        x, y = np.abs(xy[:, 0]), xy[:, 1]
-        lens = (np.abs(x - 0.45) / 0.36) ** 3 + (np.abs(y - 0.02) / 0.25) ** 3 < 1
-        covered[33:] |= lens[33:]
-    return covered
+    return painter.cover[row, np.clip(column, 0, painter.shape[1] - 1)] > 0
 
 
-def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.5) -> Head:
+def _layer_in_front(image: _Image, marks: ndarray, z: ndarray) -> Int[ndarray, "98"]:
+    """The layer that hides each landmark, -1 where none does; `marks` are pixels."""
+    height, width = image.depth.shape
+    column, row = np.clip(np.rint(marks), 1, [width - 2, height - 2]).astype(int).T
+    around = np.stack([image.depth[row + i, column + j] for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    # Beside an edge some neighbour is farther than what hides nothing. The contour lies on edges.
+    margin = np.where(np.arange(98) < 33, 3500, 900)
+    hidden = around.min(0) > _depth(z) + margin
+    return np.where(hidden, image.layer[row, column], -1)
+
+
+def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.1) -> Head:
     """Draws a head; its leftmost and its rightmost landmark lie `width_px` apart."""
     rng = np.random.default_rng(p.seed)
     surface = Surface(p)
     turn = rotation(p.yaw, p.pitch, p.roll)
     body = rotation(0.35 * p.yaw, 0.0, 0.25 * p.roll)
-    marks = project(landmarks_in_space(surface, turn))
+    space = landmarks_in_space(surface, turn)
+    marks = project(space)
     final_unit = width_px / np.ptp(marks[:, 0])
-    unit = float(np.clip(oversampling * final_unit, 60, 115))
+    unit = float(np.clip(oversampling * final_unit, 40, 115))
 
-    density = 1.15 * unit  # samples in a unit, a little more than pixels
-    shape = round(1.5 * np.pi * density), round(2 * LINEAR_SHARE * np.pi * density)
-    painter = paint(surface, shape, rng)
-    layers = [head_layer(painter, turn)]
+    density = 1.1 * unit  # samples in a unit, a little more than pixels
+    coarse = round(0.5 * np.pi * density), round(2 / 3 * LINEAR_SHARE * np.pi * density)
+    painter = paint(surface, (3 * coarse[0], 3 * coarse[1]), rng)
+    layers = [head_layer(painter, turn, coarse)]
     side = (round(1.7 * density), round(3.0 * density))
     layers.append(neck_layer(p, turn, body, side))
-    if p.hair == "long":
+    hood = p.headwear == "hood"
+    if hood or p.hair == "long":
+        hanging = headwear.as_hood(p) if hood else p
         side = (round((p.hair_length + 0.9) * density), round(5.0 * density))
-        layers.append(long_hair_layer(p, turn, body, side, rng))
+        layers.append(long_hair_layer(hanging, turn, body, side, rng))
     else:
         layers += ear_layers(p, turn, density)
+    layers += brim_layer(surface, turn)
     if p.glasses != "none":
         layers += glasses_layers(p, turn, density)
 
     # The final tile and the fine one cover the same square, edge on edge.
-    low, high = np.array([-2.0, -2.15]), np.array([2.0, 2.45])
+    places = [project(layer.points).reshape(-1, 2) for layer in layers]
+    low = np.clip(np.min([place.min(0) for place in places], axis=0) - 0.05, [-2.0, -2.15], -0.5)
+    high = np.clip(np.max([place.max(0) for place in places], axis=0) + 0.05, 0.5, [2.0, 2.45])
     final = np.ceil((high - low) * final_unit).astype(int)
     fine = np.round(final * unit / final_unit).astype(int)
     scale = fine / final
-    origin = -low * unit - 0.5
-    picture = _splat(layers, p.light, unit, origin, (int(fine[1]), int(fine[0])))
-    tile = cv2.resize(picture, final.tolist(), interpolation=cv2.INTER_AREA)
+    origin = (fine - (low + high) * unit - 1) / 2
+    image = _splat(layers, p.light, unit, origin, (int(fine[1]), int(fine[0])))
+    in_front = _layer_in_front(image, marks * unit + origin, space[:, 2])
+    tile = cv2.resize(image.colour, final.tolist(), interpolation=cv2.INTER_AREA)
     landmarks = (marks * unit + origin + 0.5) / scale - 0.5
     neck = (project(np.array([0, 1.9, -0.3]) @ body.T) * unit + origin + 0.5) / scale - 0.5
     return Head(
-        np.round(tile).astype(np.uint8),
+        tile,
         landmarks.astype(np.float32),
-        _is_covered(painter),
+        _is_painted_over(painter) | (in_front > 0),
+        in_front == 0,
         unit / float(scale[0]),
         neck.astype(np.float32),
     )

@@ -4,7 +4,9 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
+from flm_jax.drawing import headwear
 from flm_jax.drawing.parameters import HeadParameters, Light, mix
 
 _SKINS = np.array([
@@ -19,13 +21,21 @@ _LIPSTICKS = np.array([[190.0, 20, 40], [150, 20, 70], [220, 60, 100], [110, 15,
 _IRISES = ((88, 56, 34), (60, 40, 28), (96, 120, 150), (84, 124, 92), (120, 100, 60))
 
 
+_CLOTHS = np.array([[30, 30, 34], [225, 225, 220], [40, 60, 120], [170, 35, 40], [90, 90, 95],
+                    [60, 110, 70], [205, 170, 60], [120, 80, 50]], float)  # fmt: skip
+
+
 def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light:
     """A usual light, or one that is dark, bright, hard from the side or coloured."""
     x, y = rng.normal(0, 0.5), rng.normal(-0.45, 0.25)
     light = Light((x, y, 1.0), rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.7))
     if rng.random() >= unusual_share:
         return dataclasses.replace(light, exposure=rng.uniform(0.8, 1.2))
-    kind = rng.integers(4)
+    kind = rng.integers(5)
+    if kind == 4:
+        # From two sides: dark, or of another colour, on one of them.
+        far = rng.uniform(40, 120) * np.ones(3) if rng.random() < 0.5 else rng.uniform(60, 255, 3)
+        return dataclasses.replace(light, far_colour=tuple(far))
     if kind == 0:
         return dataclasses.replace(light, exposure=rng.uniform(0.26, 0.5))
     if kind == 1:
@@ -39,32 +49,42 @@ def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light
 
 
 def _sample_pose(rng: np.random.Generator) -> dict[str, Any]:
-    if rng.random() < 0.075:
-        yaw = rng.choice([-1, 1]) * rng.uniform(38, 70)
-    else:
-        yaw = np.clip(rng.normal(0, 19), -50, 50)
-    pitch, roll = np.clip(rng.normal(0, [11, 11]), -34, 40)
+    """Mostly towards the camera; a tenth of the heads is turned, up to the profile."""
+    yaw, pitch, roll = rng.normal(0, [17, 11, 9])
+    if rng.random() < 0.1:
+        yaw = rng.choice([-1, 1]) * (38 + 52 * rng.beta(1, 1.6))
+    if rng.random() < 0.03:
+        pitch = rng.choice([-1, 1]) * rng.uniform(22, 40)
+    if rng.random() < 0.03:
+        roll = rng.uniform(-80, 80)
+    yaw, pitch, roll = np.clip([yaw, pitch, roll], [-90, -40, -90], [90, 40, 90])
     return {"yaw": float(yaw), "pitch": float(pitch), "roll": float(roll)}
 
 
 def _sample_expression(rng: np.random.Generator) -> dict[str, Any]:
     kind = rng.choice(
-        ["calm", "talking", "smiling", "gaping", "laughing", "shut", "kiss", "sad"],
-        p=[0.4, 0.18, 0.29, 0.045, 0.04, 0.02, 0.012, 0.013],
-    )
+        ["calm", "talking", "smiling", "squinting", "staring",
+         "gaping", "shouting", "laughing", "shut", "kiss", "sad"],
+        p=[0.33, 0.14, 0.27, 0.05, 0.04, 0.04, 0.035, 0.035, 0.035, 0.012, 0.013],
+    )  # fmt: skip
     calm = {
         "smile": rng.normal(0.05, 0.2), "frown": max(0.0, rng.normal(0, 0.3)),
         "brow_raise": rng.normal(0, 0.35),
-        "eyes_open": float(np.clip(rng.normal(1, 0.15), 0.6, 1.3)),
-        "gaze": tuple(np.clip(rng.normal(0, 0.5, 2), -1, 1)),
+        "eyes_open": float(np.clip(rng.normal(1, 0.2), 0.5, 1.45)),
+        "gaze": tuple(np.clip(rng.normal(0, [0.32, 0.4]), -1, 1)),
     }  # fmt: skip
     change = {
-        "calm": {}, "talking": {"mouth_open": rng.uniform(0.08, 0.35)},
-        "smiling": {"smile": rng.uniform(0.3, 0.78), "mouth_open": rng.choice([0, 0.18])},
-        "gaping": {"mouth_open": rng.uniform(0.5, 1), "brow_raise": rng.uniform(0, 1)},
-        "laughing": {"mouth_open": rng.uniform(0.4, 0.7), "smile": rng.uniform(0.8, 1.1),
-                     "eyes_open": rng.uniform(0.45, 0.8)},
-        "shut": {"eyes_open": rng.uniform(0.03, 0.2)},
+        "calm": {}, "talking": {"mouth_open": rng.uniform(0.08, 0.38)},
+        "smiling": {"smile": rng.uniform(0.35, 0.79),
+                    "mouth_open": rng.choice([0.0, rng.uniform(0.15, 0.38)], p=[0.3, 0.7])},
+        "squinting": {"eyes_open": rng.uniform(0.3, 0.5), "frown": rng.uniform(0, 1)},
+        "staring": {"eyes_open": rng.uniform(1.3, 1.6), "brow_raise": rng.uniform(0.3, 1.2)},
+        "gaping": {"mouth_open": rng.uniform(0.45, 0.9), "brow_raise": rng.uniform(0, 1)},
+        "shouting": {"mouth_open": rng.uniform(0.7, 1.3), "frown": rng.uniform(0, 1),
+                     "eyes_open": rng.uniform(0.15, 1.2), "smile": rng.uniform(-0.2, 0.6)},
+        "laughing": {"mouth_open": rng.uniform(0.4, 0.75), "smile": rng.uniform(0.8, 1.1),
+                     "eyes_open": rng.uniform(0.1, 0.8)},
+        "shut": {"eyes_open": rng.uniform(0.0, 0.2), "mouth_open": rng.choice([0.0, 0.1, 0.6])},
         "kiss": {"pucker": rng.uniform(0.75, 1)}, "sad": {"smile": rng.uniform(-1.2, -0.85)},
     }[kind]  # fmt: skip
     return calm | change
@@ -72,18 +92,73 @@ def _sample_expression(rng: np.random.Generator) -> dict[str, Any]:
 
 def _sample_shape(rng: np.random.Generator) -> dict[str, Any]:
     def around(mean: float, spread: float) -> float:
-        return float(mean + spread * np.clip(rng.standard_normal(), -2.2, 2.2))
+        return float(mean + spread * np.clip(rng.standard_normal(), -2.4, 2.4))
 
+    # A child's eyes are larger, its nose and chin shorter, its brows thinner.
+    child = rng.uniform(0.3, 1) if rng.random() < 0.08 else -0.05
     return {
-        "crown": around(1.5, 0.06), "chin": around(1.46, 0.08), "jaw": around(2.1, 0.16),
-        "eye_x": around(0.42, 0.022), "eye_width": around(0.225, 0.016),
-        "eye_height": around(0.108, 0.018), "eye_tilt": around(0.06, 0.08),
-        "brow_y": around(-0.3, 0.035), "brow_arch": around(0.06, 0.03),
-        "brow_thickness": around(0.085, 0.02), "nose_length": around(0.59, 0.055),
-        "nose_width": around(0.2, 0.03), "nose_height": around(0.36, 0.06),
-        "mouth_y": around(0.97, 0.045), "mouth_width": around(0.36, 0.04),
-        "lip": around(0.1, 0.024), "wobble": tuple(rng.normal(0, [0.02, 0.012, 0.012, 0.02])),
+        "crown": around(1.5, 0.06), "chin": around(1.58 - 0.12 * child, 0.085),
+        "jaw": around(2.3, 0.2), "breadth": around(1.015, 0.07),
+        "eye_x": around(0.44 + 0.01 * child, 0.02), "eye_width": around(0.185, 0.019),
+        "eye_height": around(0.087 + 0.02 * child, 0.014), "eye_tilt": around(0.054, 0.09),
+        "brow_y": around(-0.2, 0.04), "brow_arch": around(0.06, 0.03),
+        "brow_width": around(1.03, 0.08),
+        "brow_thickness": around(0.104 - 0.03 * child, 0.02),
+        "nose_length": around(0.5 - 0.1 * child, 0.05),
+        "nose_width": around(0.198, 0.027), "nose_height": around(0.39 - 0.12 * child, 0.055),
+        "mouth_y": around(0.928 - 0.09 * child, 0.05),
+        "mouth_width": around(0.373 - 0.03 * child, 0.045), "lip": around(0.124, 0.026),
+        "wobble": tuple(rng.normal(0, [0.03, 0.014, 0.02, 0.05])),
     }  # fmt: skip
+
+
+def _sample_covers(rng: np.random.Generator, hair: str, hairline: float) -> dict[str, Any]:
+    """Glasses, headwear, masks, and hair across the face."""
+    found: dict[str, Any] = {
+        "glasses": str(rng.choice(["none", "frame", "dark"], p=[0.8, 0.12, 0.08]))
+    }
+    # Round, square, wide, large.
+    width, height, power = ((0.27, 0.25, 2), (0.33, 0.2, 4), (0.36, 0.17, 3), (0.38, 0.29, 2.6))[
+        rng.integers(4)
+    ]
+    found["lens"] = tuple(np.array([width, height, power]) * rng.uniform(0.9, 1.1, 3))
+    found["rim"] = rng.choice([rng.uniform(0.03, 0.06), rng.uniform(0.07, 0.2)])
+    tone = rng.uniform(15, 70) if rng.random() < 0.7 else rng.uniform(20, 230, 3)
+    found["glasses_colour"] = tuple(tone * np.ones(3))
+    if rng.random() < 0.17:
+        found["headwear"] = str(rng.choice(headwear.KINDS, p=[0.15, 0.3, 0.15, 0.13, 0.12, 0.15]))
+        found["headwear_y"] = rng.uniform(-0.75, -0.36)
+        found["headwear_colour"] = tuple(_CLOTHS[rng.integers(8)] * rng.uniform(0.8, 1.1))
+        found["brim"] = rng.uniform(0.35, 0.75)
+    if rng.random() < 0.06:
+        found["mask"] = rng.random() < 0.5
+        found["scarf"] = rng.uniform(0.85, 1.05) if found["mask"] else rng.uniform(0.5, 1.0)
+        found["scarf_colour"] = tuple(_CLOTHS[rng.integers(8)] * rng.uniform(0.8, 1.1))
+    share = {"long": 0.18, "fringe": 0.3, "short": 0.04}.get(hair, 0.0)
+    if rng.random() < share:
+        found["strands"] = int(rng.integers(2, 12))
+    if hair == "fringe":
+        hairline = rng.uniform(-0.5, -0.12)
+    return found | {"hairline": hairline}
+
+
+def _sample_make_up(rng: np.random.Generator, skin: ndarray) -> dict[str, Any]:
+    """Make-up on every twelfth face, some of it face paint."""
+    plain = np.array(mix(tuple(skin * 0.82), (170, 50, 55), rng.uniform(0.2, 0.45)))
+    found: dict[str, Any] = {"lip_colour": tuple(plain), "blush": rng.uniform(0, 0.25)}
+    if rng.random() >= 0.085:
+        return found
+    found["blush"] = rng.uniform(0.4, 1)
+    if rng.random() < 0.22:
+        found["face_paint"] = str(rng.choice(["clown", "stripes", "half", "patches"]))
+        found["paint_colour"] = tuple(rng.uniform(15, 245, 3))
+        return found
+    found["lipstick"] = rng.random() < 0.8
+    if found["lipstick"]:
+        found["lip_colour"] = tuple(_LIPSTICKS[rng.integers(4)])
+    if not found["lipstick"] or rng.random() < 0.7:
+        found["eye_shadow"] = rng.uniform(0.45, 0.8)
+    return found
 
 
 def sample_head(rng: np.random.Generator, light: Light | None = None) -> HeadParameters:
@@ -92,33 +167,30 @@ def sample_head(rng: np.random.Generator, light: Light | None = None) -> HeadPar
     tone = rng.uniform(0, len(_SKINS) - 1)
     skin = (1 - tone % 1) * _SKINS[int(tone)] + tone % 1 * _SKINS[int(tone) + 1]
     skin = skin + rng.normal(0, 5, 3)
-    hair_colour = _HAIRS[rng.integers(3 if tone > 4 else len(_HAIRS))] * rng.uniform(0.8, 1.15)
-    made_up, female = rng.random() < 0.085, rng.random() < 0.5
-    hair = rng.choice(
+    wrinkles = rng.uniform(0.4, 1) if rng.random() < 0.15 else 0.0
+    hair_colour = _HAIRS[rng.integers(3 if tone > 4 else len(_HAIRS))]
+    if wrinkles > 0.6:
+        hair_colour = _HAIRS[-rng.integers(1, 3)]
+    make_up = _sample_make_up(rng, skin)
+    female = rng.random() < 0.5 or bool(make_up.get("lipstick"))
+    hair = str(rng.choice(
         ["bald", "ring", "short", "fringe", "long"],
-        p=[0.0, 0.0, 0.3, 0.1, 0.6] if female or made_up else [0.13, 0.07, 0.7, 0.06, 0.04],
-    )
-    lips = np.array(mix(tuple(skin * 0.82), (170, 50, 55), rng.uniform(0.2, 0.45)))
-    lipstick = made_up and rng.random() < 0.8
-    if lipstick:
-        lips = _LIPSTICKS[rng.integers(4)]
-    shadowed = made_up and (not lipstick or rng.random() < 0.7)
-    bearded = not female and not made_up and rng.random() < 0.45
+        p=[0.0, 0.0, 0.28, 0.14, 0.58] if female else [0.13, 0.07, 0.66, 0.1, 0.04],
+    ))  # fmt: skip
+    bearded = not female and rng.random() < 0.5
     return HeadParameters(
-        **shape, **pose, **expression,
-        skin=tuple(np.clip(skin, 30, 255)), lip_colour=tuple(lips), lipstick=lipstick,
+        **shape, **pose, **expression, **make_up,
+        **_sample_covers(rng, hair, rng.uniform(-1.02, -0.7)),
+        skin=tuple(np.clip(skin, 30, 255)), wrinkles=wrinkles,
         iris=_IRISES[rng.integers(2 if tone > 3.5 else len(_IRISES))],
-        hair_colour=tuple(np.clip(hair_colour, 12, 240)), hair=str(hair),
-        hairline=rng.uniform(-1.02, -0.75), part=rng.normal(0, 0.09),
+        hair_colour=tuple(np.clip(hair_colour * rng.uniform(0.8, 1.15), 12, 240)), hair=hair,
+        part=rng.normal(0, rng.choice([0.09, 0.35], p=[0.85, 0.15])),
         hair_thickness=rng.uniform(0.06, 0.26),
-        hair_length=rng.uniform(1.1, 2.3), brow_strength=rng.uniform(0.55, 0.95),
-        beard=rng.choice([rng.uniform(0.15, 0.4), rng.uniform(0.8, 0.95)]) if bearded else 0.0,
-        eye_shadow=rng.uniform(0.45, 0.8) if shadowed else 0.0,
+        hair_length=rng.uniform(1.1, 2.3), brow_strength=rng.uniform(0.4, 0.95),
+        beard=rng.choice([rng.uniform(0.15, 0.4), rng.uniform(0.75, 0.95)]) if bearded else 0.0,
+        beard_kind=str(rng.choice(["full", "goatee", "moustache"], p=[0.6, 0.2, 0.2])),
         shadow_colour=tuple(rng.uniform([40, 20, 60], [160, 110, 200])),
-        blush=rng.uniform(0.4, 1) if made_up else rng.uniform(0, 0.25),
-        glasses=str(rng.choice(["none", "frame", "dark"], p=[0.82, 0.11, 0.07])),
-        scarf=rng.uniform(0.6, 1.0) if rng.random() < 0.05 else 0.0,
-        scarf_colour=tuple(rng.uniform(40, 230, 3)), texture=rng.uniform(0.6, 1.3),
+        texture=rng.uniform(0.6, 1.3),
         freckles=int(rng.choice([0, 30], p=[0.85, 0.15])), seed=int(rng.integers(2**31)),
         light=light or sample_light(rng),
     )  # fmt: skip

@@ -19,6 +19,12 @@ def _fixed(points: Float[ndarray, "*n 2"]) -> ndarray:
     return np.round(points * 2**_SHIFT).astype(np.int32)
 
 
+def shrink(image: UInt8[ndarray, "h w *c"], factor: float) -> ndarray:
+    """The image `factor` times as large, yet at least one pixel wide and high."""
+    size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def _colour(rng: np.random.Generator) -> list[float]:
     """Any brightness, but mostly little saturation, as most things have."""
     grey, saturation = rng.uniform(35, 215), min(rng.exponential(0.4), 1)
@@ -33,8 +39,8 @@ def background(rng: np.random.Generator, height: int, width: int) -> UInt8[ndarr
     cells = (2, 2) if rng.random() < 0.4 else rng.integers(3, 8, 2)
     tones = rng.normal(0, rng.uniform(12, 42), (*cells, 1)) + rng.normal(0, 9, (*cells, 3))
     small = np.array(_colour(rng)) + tones
-    picture = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    small = np.clip(small, 0, 255).astype(np.uint8)
+    picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
     kind = rng.choice(["plain", "stripes", "tiles", "clutter", "bokeh"],
                       p=[0.25, 0.1, 0.1, 0.35, 0.2])  # fmt: skip
     if kind == "stripes":
@@ -46,9 +52,10 @@ def background(rng: np.random.Generator, height: int, width: int) -> UInt8[ndarr
         if kind == "bokeh" or rng.random() < 0.6:
             picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(1, 5))
     if rng.random() < 0.5:
-        grain = rng.normal(0, rng.uniform(3, 14), (height // 2 + 1, width // 2 + 1))
-        grain = cv2.resize(grain.astype(np.float32), (width, height))
-        picture = np.clip(picture + grain[..., None], 0, 255).astype(np.uint8)
+        size = rng.uniform(3, 14)
+        grain = rng.standard_normal((height // 2 + 1, width // 2 + 1), np.float32) * size
+        grain = cv2.resize(grain, (width, height)).astype(np.int16)
+        picture = cv2.add(picture, cv2.merge([grain] * 3), dtype=cv2.CV_8U)
     return picture
 
 
@@ -109,22 +116,23 @@ def draw_clothes(
     outline = np.concatenate([right[::-1] * [-1, 1], right])
     angle = np.radians(0.25 * roll)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    mask = np.zeros(picture.shape[:2], np.uint8)
-    cv2.fillPoly(mask, [_fixed(outline @ turn.T * unit + neck)], 255, cv2.LINE_AA, _SHIFT)
-    top = max(0, int(neck[1] - unit))
-    if top >= picture.shape[0]:
-        return
-    mask = mask[top:]
+    points = outline @ turn.T * unit + neck
+    left, top = np.maximum(points.min(0).astype(int), 0)
+    right, bottom = np.minimum(points.max(0).astype(int) + 2, picture.shape[1::-1])
     colour = np.array(_colour(rng), np.float32)
-    shade = cv2.resize(mask, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    shade = cv2.GaussianBlur(shade, (0, 0), max(0.5, 0.08 * unit))
-    shade = cv2.resize(shade, mask.shape[::-1]).astype(np.float32) / 255
-    cloth = np.clip(colour * (0.35 + 0.65 * shade[..., None]), 0, 255)
-    if rng.random() < 0.3:
-        stripes = np.sin(np.arange(len(mask)) / unit * rng.uniform(10, 40)) > 0
-        cloth[stripes] = np.clip(cloth[stripes] * rng.uniform(0.6, 1.3), 0, 255)
-    alpha = mask[..., None].astype(np.float32) / 255
-    picture[top:] = picture[top:] + alpha * (cloth - picture[top:])
+    striped, width, contrast = rng.random() < 0.3, rng.uniform(10, 40), rng.uniform(0.6, 1.3)
+    if left >= right or top >= bottom:
+        return
+    region = picture[top:bottom, left:right]
+    mask = np.zeros(region.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [_fixed(points - [left, top])], 255, cv2.LINE_AA, _SHIFT)
+    shade = cv2.GaussianBlur(shrink(mask, 0.25), (0, 0), max(0.5, 0.08 * unit))
+    tone = 0.35 + 0.65 / 255 * cv2.resize(shade, mask.shape[::-1]).astype(np.float32)
+    if striped:
+        tone[np.sin(np.arange(len(mask)) / unit * width) > 0] *= contrast
+    cloth = np.minimum(tone[..., None] * colour, 255)
+    alpha = mask[..., None].astype(np.float32) * np.float32(1 / 255)
+    region[:] = region + alpha * (cloth - region)
 
 
 def paste(picture: UInt8[ndarray, "h w 3"], head: Head, left: int, top: int) -> None:
@@ -156,8 +164,11 @@ def draw_occluder(
     outwards = target - (low + high) / 2 + rng.normal(0, 0.1 * size, 2)
     outwards = outwards / (np.linalg.norm(outwards) + 1e-6)
     mask = np.zeros(picture.shape[:2], np.uint8)
-    kind = rng.choice(["hand", "bar", "object", "patch"], p=[0.4, 0.2, 0.25, 0.15])
-    if kind == "hand":
+    kind = rng.choice(["hand", "bar", "object", "patch", "microphone"],
+                      p=[0.38, 0.17, 0.2, 0.1, 0.15])  # fmt: skip
+    if kind == "microphone":
+        _draw_microphone(rng, picture, mask, landmarks[85], size)
+    elif kind == "hand":
         _draw_hand(rng, picture, mask, target, outwards, size, skin)
     elif kind == "bar":
         along = np.array([-outwards[1], outwards[0]]) + outwards * rng.normal(0, 0.4)
@@ -177,6 +188,18 @@ def draw_occluder(
         cv2.fillPoly(mask, [_fixed(corners)], 255, cv2.LINE_AA, _SHIFT)
         picture[mask > 127] = background(rng, *picture.shape[:2])[mask > 127]
     return mask
+
+
+def _draw_microphone(rng, picture, mask, mouth: ndarray, size: float) -> None:
+    """A round head before the mouth or below it, on a handle that comes from below."""
+    tone = np.array(_colour(rng)) * 0.4
+    middle = mouth + rng.normal([0, 0.1], [0.1, 0.1]) * size
+    aside = np.array([rng.normal(0, 0.5), 1.0]) * size
+    handle = np.stack([middle, middle + 2 * aside])
+    width = rng.uniform(0.14, 0.26) * size
+    _draw_capsules(picture, mask, [(handle, 0.6 * width)], tone.tolist())
+    ball = np.stack([middle, middle + 0.05 * aside])
+    _draw_capsules(picture, mask, [(ball, width)], (tone * 1.6 + 15).tolist())
 
 
 def _draw_solid(picture: ndarray, mask: ndarray, points: ndarray, colour, soft: float) -> None:
@@ -239,6 +262,13 @@ def _draw_hand(rng, picture, mask, target, outwards, size, skin) -> None:
 
 def expose(picture: UInt8[ndarray, "h w 3"], light: Light) -> UInt8[ndarray, "h w 3"]:
     """The light's colour and exposure on the whole picture; bright pixels burn out."""
+    if light.far_colour is not None:
+        # From one side to the other, as the lamp stands.
+        w = picture.shape[1]
+        share = np.clip(np.linspace(-0.5, 1.5, w), 0, 1)[:: 1 if light.direction[0] < 0 else -1]
+        near, far = np.array(light.colour), np.array(light.far_colour)
+        gain = (near + share[:, None] * (far - near)) * (light.exposure / 255)
+        return np.minimum(picture * gain.astype(np.float32), 255).astype(np.uint8)
     gain = light.exposure * np.array(light.colour) / 255
     curve = np.arange(256)[:, None] * gain
     if light.exposure > 1.5:
@@ -247,15 +277,24 @@ def expose(picture: UInt8[ndarray, "h w 3"], light: Light) -> UInt8[ndarray, "h 
     return cv2.merge([cv2.LUT(c, table[:, i].copy()) for i, c in enumerate(cv2.split(picture))])
 
 
+def fade_to_grey(
+    rng: np.random.Generator, picture: UInt8[ndarray, "h w 3"]
+) -> UInt8[ndarray, "h w 3"]:
+    """Black and white, sometimes brownish as an old print."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+    tint = [1.0, 1.0, 1.0] if rng.random() < 0.7 else [1.05, 0.95, 0.78]
+    return np.minimum(grey * np.array(tint, np.float32), 255).astype(np.uint8)
+
+
 def blur(
     rng: np.random.Generator, picture: UInt8[ndarray, "h w 3"], face_px: float
 ) -> UInt8[ndarray, "h w 3"]:
     """Out of focus, moved, or of low resolution; the strength follows the face's width."""
     kind = rng.integers(3)
     if kind == 0:
-        return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.018, 0.034) * face_px)
+        return cv2.GaussianBlur(picture, (0, 0), max(0.9, rng.uniform(0.018, 0.034) * face_px))
     if kind == 1:
-        length, angle = rng.uniform(0.08, 0.14) * face_px, rng.uniform(0, np.pi)
+        length, angle = max(4.0, rng.uniform(0.08, 0.14) * face_px), rng.uniform(0, np.pi)
         n = int(length) // 2 * 2 + 5
         kernel = np.zeros((n, n), np.float32)
         reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
@@ -263,10 +302,8 @@ def blur(
         cv2.polylines(kernel, ends, False, 1.0, 1, cv2.LINE_AA, _SHIFT)
         return cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
     height, width = picture.shape[:2]
-    factor = min(1.0, rng.uniform(19, 30) / face_px)
-    small = max(2, round(width * factor)), max(2, round(height * factor))
-    small = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    factor = min(0.5, rng.uniform(19, 30) / face_px)
+    return cv2.resize(shrink(picture, factor), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def add_noise(
@@ -276,4 +313,4 @@ def add_noise(
     noise = np.empty(picture.shape, np.int16)
     cv2.setRNGSeed(int(rng.integers(2**31)))
     cv2.randn(noise, 0, size)
-    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+    return cv2.add(picture, noise, dtype=cv2.CV_8U)

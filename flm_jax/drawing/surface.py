@@ -7,6 +7,8 @@ out as the 98 landmarks in the frontal (x, y) plane, lifted onto the surface, an
 very landmarks, so the labels are exact.
 """
 
+import functools
+
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
@@ -17,6 +19,8 @@ from flm_jax.landmarks import MIRROR
 # The share of the longitude that is linear in the column: columns are denser in front.
 LINEAR_SHARE = 0.8
 _CAMERA_DISTANCE = 12.0
+# Exponent of the head's horizontal section: a face is flatter in front than an ellipse.
+_SECTION = 2.5
 # The landmarks at the image's right of the middle, but for the contour's.
 _RIGHT = np.r_[42:51, 58:60, 68:76, 80:85, 91:94, 97]
 
@@ -33,41 +37,54 @@ def lay_out(p: HeadParameters) -> Float[ndarray, "98 2"]:
 def _lay_out_half(p: HeadParameters, side: int) -> Float[ndarray, "98 2"]:
     points = np.zeros((98, 2))
     eye, brow, mouth, _ = (side * w for w in p.wobble)
-    t = np.array([0, 0.25, 0.55, 0.8, 1])
-    middle = p.brow_y - p.brow_raise * 0.14 + brow - p.brow_arch * (1 - ((t - 0.6) / 0.6) ** 2)
-    middle = middle + p.frown * np.array([0.1, 0.05, 0, -0.02, -0.02])
-    half = p.brow_thickness * np.array([0.42, 0.5, 0.42, 0.28, 0])
-    x = p.eye_x + p.eye_width * (-1.25 + 2.75 * t) - 0.03 * p.frown * (1 - t)
-    points[42:47] = np.stack([x, middle - half], 1)
-    points[47:51] = np.stack([x, middle + half], 1)[3::-1]
+    t = np.array([0, 0.25, 0.51, 0.77, 1])
+    arch = 1 - ((t - 0.52) / 0.52) ** 2
+    middle = p.brow_y - p.brow_raise * 0.1 + brow - p.brow_arch * arch + 0.05 * t**3
+    middle = middle + p.frown * np.array([0.07, 0.035, 0, -0.01, -0.01])
+    half = p.brow_thickness * np.array([0.4, 0.5, 0.52, 0.41, 0])
+    x = p.eye_x + p.eye_width * (0.35 + 3.34 * p.brow_width * (t - 0.51)) - 0.03 * p.frown * (1 - t)
+    lean = np.array([0.013, 0.007, 0, -0.012, 0])
+    points[42:47] = np.stack([x - lean, middle - half], 1)
+    points[47:51] = np.stack([x + lean, middle + half], 1)[3::-1]
 
-    t = np.array([-1, -0.5, 0, 0.5, 1, 0.5, 0, -0.5])
-    lid = np.array([0, -0.8, -1, -0.72, 0, 0.55, 0.68, 0.52]) * p.eye_height
-    opened = np.clip(p.eyes_open + eye * 3, 0.03, 1.4)
+    t = np.array([-1, -0.41, 0.06, 0.435, 1, 0.47, 0.08, -0.385])
+    lid = np.array([0, -0.8, -1, -0.69, 0, 0.46, 0.58, 0.39]) * p.eye_height
+    opened = np.clip(p.eyes_open + eye * 3, 0.03, 1.6)
     # A closing upper lid comes down to the lower one, which a smile lifts a little.
-    lid = np.where(lid < 0, lid * opened + (1 - np.minimum(opened, 1)) * 0.6 * -lid, lid)
-    points[68:76] = np.stack([p.eye_x + p.eye_width * t, lid - p.eye_tilt * t * p.eye_width], 1)
-    points[97] = [p.eye_x, points[[70, 74], 1].mean() * 0.6 - 0.01]
+    lid = np.where(lid < 0, lid * opened + (1 - np.minimum(opened, 1)) * 0.5 * -lid, lid)
+    y = 0.01 + lid - p.eye_tilt * t * p.eye_width
+    points[68:76] = np.stack([p.eye_x + p.eye_width * t, y], 1)
+    points[97] = [p.eye_x + 0.005, points[[70, 74], 1].mean()]
 
-    points[51:55, 1] = np.linspace(0.02, p.nose_length, 4)
-    points[57:60, 0] = np.array([0, 0.52, 1]) * p.nose_width
-    points[57:60, 1] = p.nose_length + np.array([0.11, 0.095, 0.04])
-
-    width = p.mouth_width * (1 + 0.2 * p.smile - 0.35 * p.pucker - 0.12 * p.mouth_open)
-    lip = p.lip * (1 + 0.5 * p.pucker - 0.2 * max(p.smile, 0))
-    gape = 0.42 * p.mouth_open
-    outer = np.array([0, 0.24, 0.62, 1, 0.66, 0.34, 0])  # 79 to 85
-    points[79:86, 0] = outer * width
-    points[79:86, 1] = np.array([-0.78, -1, -0.52, 0, 0.68, 1.12, 1.22]) * lip
-    points[79:86, 1] += np.array([-0.1, -0.1, -0.07, 0.3, 0.82, 1, 1.05]) * gape
-    inner = np.array([0, 0.5, 0.87, 0.5, 0])  # 90 to 94
-    points[90:95, 0] = inner * width
-    points[90:95, 1] = np.array([-0.05, -0.05, 0, 0.07, 0.1]) * lip
-    points[90:95, 1] += np.array([-0.04, 0, 0.3, 0.85, 0.98]) * gape
+    points[51:55, 1] = np.linspace(-0.017, p.nose_length, 4)
+    points[57:60, 0] = np.array([0, 0.52, 1]) * p.nose_width * (1 + 0.08 * max(p.smile, 0))
+    points[57:60, 1] = p.nose_length + np.array([0.153, 0.131, 0.105]) - 0.03 * max(p.smile, 0)
+    points[79:86], points[90:95] = _lay_out_lips(p)
     bent = np.r_[79:86, 90:95]
-    curve = 0.06 - 0.19 * (points[bent, 0] / width) ** 2
-    points[bent, 1] += p.mouth_y + (p.smile + 0.25) * curve + mouth * (points[bent, 0] / width)
+    points[bent, 1] += mouth * points[bent, 0] / p.mouth_width
+    # The mouth moves aside with the jaw, the nose a little.
+    points[bent, 0] += 0.7 * side * p.wobble[3]
+    points[53:55, 0] += 0.2 * side * p.wobble[3]
+    points[57:60, 0] += 0.25 * side * p.wobble[3]
     return points
+
+
+def _lay_out_lips(p: HeadParameters) -> tuple[Float[ndarray, "7 2"], Float[ndarray, "5 2"]]:
+    """The outer and the inner lip's right half, each from its upper to its lower middle."""
+    width = p.mouth_width * (1 + 0.22 * p.smile - 0.35 * p.pucker - 0.05 * p.mouth_open)
+    lip = p.lip * (1 + 0.5 * p.pucker - 0.1 * max(p.smile, 0))
+    gape = 0.46 * p.mouth_open
+    outer, inner = np.zeros((7, 2)), np.zeros((5, 2))
+    outer[:, 0] = np.array([0, 0.232, 0.63, 1, 0.66, 0.315, 0]) * width
+    outer[:, 1] = np.array([-0.58, -0.725, -0.49, -0.07, 0.6, 0.99, 1.08]) * lip
+    outer[:, 1] += np.array([-0.12, -0.12, -0.05, 0.18, 0.66, 0.98, 1.02]) * gape
+    inner[:, 0] = np.array([0, 0.33, 0.88, 0.33, 0]) * width
+    inner[:, 1] = np.array([0.02, -0.04, -0.07, 0.02, 0.07]) * lip
+    inner[:, 1] += np.array([-0.1, -0.06, 0.18, 0.84, 0.96]) * gape
+    for lips in (outer, inner):
+        # A smile lifts the corners and, less, the middle.
+        lips[:, 1] += p.mouth_y - p.smile * (0.04 + 0.06 * (lips[:, 0] / width) ** 2)
+    return outer, inner
 
 
 class Surface:
@@ -78,13 +95,18 @@ class Surface:
         self.landmarks = lay_out(p)
         self.bottom = p.chin + 0.3 * p.mouth_open
 
+    @functools.cached_property
+    def contour(self) -> tuple[ndarray, ndarray]:
+        """Longitudes and sines of the contour's points."""
+        return contour_angles(self)
+
     def _profile(self, sine: ndarray) -> tuple[ndarray, ndarray, ndarray]:
         """Half width, front and back at a latitude of the given sine."""
         lower, s = sine > 0, np.minimum(np.abs(sine), 1)
         jaw = np.where(lower, self.p.jaw, 2.2)
-        width = (1 - s**jaw) ** (1 / jaw)
-        pole = np.where(lower, 0.42, -0.1)
-        front = pole + (1.0 - pole) * (1 - s ** np.where(lower, 3.6, 2.6)) ** (1 / 3)
+        width = 1.045 * self.p.breadth * (1 - s**jaw) ** (1 / jaw)
+        pole = np.where(lower, 0.45, -0.1)
+        front = pole + (0.82 - pole) * (1 - s ** np.where(lower, 1.2, 2.6)) ** (1 / 3)
         back = pole + (-1.25 - pole) * np.sqrt(1 - s * s)
         return width, front, back
 
@@ -92,17 +114,21 @@ class Surface:
         """Points [..., 3] of the smooth head, without eyes, nose and mouth. Angles in radians."""
         width, front, back = self._profile(sine)
         y = np.where(sine > 0, self.bottom, self.p.crown) * sine
-        x = width * np.sin(longitude)
-        x = x + self.p.wobble[3] * np.clip(sine, 0, 1) ** 2
-        z = (front + back) / 2 + (front - back) / 2 * np.cos(longitude)
+        along, across = np.cos(longitude), np.sin(longitude)
+        radius = (np.abs(along) ** _SECTION + np.abs(across) ** _SECTION) ** (-1 / _SECTION)
+        x = width * across * radius + self.p.wobble[3] * np.clip(sine, 0, 1) ** 2
+        z = (front + back) / 2 + (front - back) / 2 * along * radius
         return np.stack(np.broadcast_arrays(x, y, z), -1)
 
     def angles(self, xy: Float[ndarray, "n 2"]) -> tuple[ndarray, ndarray]:
         """Longitude and sine of the latitude of points of the frontal plane."""
-        x, y = xy[:, 0], xy[:, 1]
-        sine = np.clip(y / np.where(y > 0, self.bottom, self.p.crown), -0.999, 0.999)
-        x = x - self.p.wobble[3] * np.clip(sine, 0, 1) ** 2
-        return np.arcsin(np.clip(x / self._profile(sine)[0], -1, 1)), sine
+        sine = self.sine(xy[:, 1])
+        x = xy[:, 0] - self.p.wobble[3] * np.clip(sine, 0, 1) ** 2
+        return section_longitude(np.clip(x / self._profile(sine)[0], -1, 1)), sine
+
+    def sine(self, y: ndarray) -> ndarray:
+        """The sine of the latitude at a height."""
+        return np.clip(y / np.where(y > 0, self.bottom, self.p.crown), -0.999, 0.999)
 
     def lift(self, xy: Float[ndarray, "n 2"]) -> Float[ndarray, "n 3"]:
         """The points of the surface that lie in front of points of the frontal plane."""
@@ -121,32 +147,60 @@ class Surface:
         tip = p.nose_length
         # The bridge rises towards the tip and falls off sharply below it.
         along = np.clip(y / tip, 0, 1)
-        height = p.nose_height * (0.2 + 0.8 * along**1.5)
-        height = height * np.exp(-((np.maximum(y - tip, 0) / 0.1) ** 2))
+        height = p.nose_height * (0.28 + 0.72 * along**0.86)
+        height = height * np.exp(-((np.maximum(y - tip, 0) / 0.175) ** 2))
         height = height * np.exp(-((np.minimum(y, 0) / 0.2) ** 2))
-        relief = height * np.exp(-((x / (0.11 + 0.08 * along)) ** 2))
-        relief += bump(0.14, p.nose_width * 0.8, tip + 0.02, 0.075, 0.085)  # wings
-        relief += bump(0.06, p.eye_x, p.brow_y, 0.36, 0.13)  # brow ridge
-        relief += bump(-0.1, p.eye_x * 0.95, 0.0, 0.27, 0.19)  # socket
-        relief += bump(0.08, p.eye_x, 0.0, 0.17, 0.12)  # eyeball
-        relief += bump(0.06 + 0.05 * max(p.smile, 0), 0.55, 0.5, 0.25, 0.25)  # cheek
+        relief = height * np.exp(-((x / (0.13 + 0.08 * along)) ** 2))
+        relief += bump(0.04, p.nose_width * 0.8, tip + 0.06, 0.085, 0.085)  # wings
+        relief += bump(0.1, p.eye_x, p.brow_y, 0.36, 0.13)  # brow ridge
+        relief += bump(-0.123, p.eye_x * 0.95, 0.0, 0.27, 0.19)  # socket
+        relief += bump(0.054, p.eye_x, 0.0, 0.17, 0.12)  # eyeball
+        relief += bump(0.03 + 0.05 * max(p.smile, 0), 0.55, 0.5, 0.25, 0.25)  # cheek
         upper, lower = marks[79, 1] + 0.4 * p.lip, marks[85, 1] - 0.5 * p.lip
-        relief += bump(0.11 + 0.1 * p.pucker, 0.0, upper, p.mouth_width * 0.85, p.lip * 0.8)
-        relief += bump(0.12 + 0.1 * p.pucker, 0.0, lower, p.mouth_width * 0.7, p.lip * 0.8)
-        relief += bump(0.1, 0.0, self.bottom - 0.18, 0.3, 0.17)  # chin
+        relief += bump(0.104, 0.0, p.mouth_y, 0.18, 0.3)
+        relief += bump(0.045 + 0.1 * p.pucker, 0.0, upper, p.mouth_width * 0.85, p.lip * 0.8)
+        relief += bump(0.045 + 0.1 * p.pucker, 0.0, lower, p.mouth_width * 0.7, p.lip * 0.8)
+        relief += bump(0.2, 0.0, self.bottom - 0.18, 0.3, 0.17)  # chin
         return np.concatenate([points[..., :2], (points[..., 2] + relief * front)[..., None]], -1)
 
 
+def section_longitude(share: ndarray) -> ndarray:
+    """The longitude in front where a section is `share` of its half width beside its middle."""
+    return np.arctan2(share, (1 - np.abs(share) ** _SECTION) ** (1 / _SECTION))
+
+
+def jaw_plane(p: HeadParameters, across: ndarray) -> ndarray:
+    """How far in front of the widest meridian the jaw's line runs, as a share of the radius.
+
+    On the near side of a turned head it goes back towards the ear, as annotators follow it.
+    `across` is -1 at the image's left of the head, 0 in the middle, 1 at its right.
+    """
+    return 0.2 - 0.44 * np.clip(-np.sin(np.radians(p.yaw)) * across, 0, None)
+
+
 def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
-    """Longitudes and sines of the 33 contour points, equally spaced as seen from the front."""
-    tilt = 0.2  # the jaw's line runs a little in front of the widest meridian
-    around = np.linspace(-93, 93, 187) * np.pi / 180
-    sine = np.cos(around) / np.hypot(1, tilt)
-    longitude = np.arctan2(np.sin(around), tilt)
-    points = surface.base(longitude, sine)[:, :2]
-    length = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-    around = np.interp(np.linspace(0, length[-1], 33), length, around)
-    return np.arctan2(np.sin(around), tilt), np.cos(around) / np.hypot(1, tilt)
+    """Longitudes and sines of the 33 contour points, as an annotator puts them.
+
+    The near side follows the jaw to the ear. Where the jaw faces away, the contour is the visible
+    outline of cheek and chin. Each half is spaced equally as seen in the image.
+    """
+    p = surface.p
+    most = np.radians(90 + 3 * abs(np.sin(np.radians(p.yaw))))
+    around = np.linspace(-most, most, 97)
+    plane = jaw_plane(p, np.sin(around))
+    longitude = np.arctan2(np.sin(around), plane)
+    sine = np.cos(around) / np.hypot(1, plane)
+    # From its own longitude up to 8 degrees beside the front, whichever sticks out the most.
+    share = np.linspace(0, 1, 25)[:, None]
+    nearest = np.sign(longitude) * np.minimum(np.abs(longitude), np.radians(8))
+    candidates = longitude + (nearest - longitude) * share
+    shape = surface.base(candidates, np.broadcast_to(sine, candidates.shape))
+    unrolled = shape @ rotation(p.yaw, p.pitch, 0.0).T
+    best = np.argmax(np.sign(longitude) * unrolled[..., 0] - 1e-3 * share, axis=0)
+    longitude, place = candidates[best, range(97)], project(unrolled[best, range(97)])
+    length = np.r_[0, np.cumsum(np.hypot(*np.diff(place, axis=0).T))]
+    even = np.r_[np.linspace(0, length[48], 17), np.linspace(length[48], length[-1], 17)[1:]]
+    return np.interp(even, length, longitude), np.interp(even, length, sine)
 
 
 def rotation(yaw: Number, pitch: Number, roll: Number) -> Float[ndarray, "3 3"]:
@@ -164,21 +218,9 @@ def project(points: Float[ndarray, "*n 3"]) -> Float[ndarray, "*n 2"]:
 
 
 def landmarks_in_space(surface: Surface, turn: Float[ndarray, "3 3"]) -> Float[ndarray, "98 3"]:
-    """The landmarks in the viewer's frame.
-
-    A contour point that faces away slides along its parallel to the visible outline, where an
-    annotator puts it.
-    """
+    """The landmarks in the viewer's frame."""
     points = surface.lift(surface.landmarks)
-    longitude, sine = contour_angles(surface)
-    # From its own longitude up to 20 degrees beside the front, whichever sticks out the most.
-    share = np.linspace(0, 1, 61)[:, None]
-    nearest = np.sign(longitude) * np.minimum(np.abs(longitude), np.radians(20))
-    candidates = longitude + (nearest - longitude) * share
-    shape = surface.base(candidates, np.broadcast_to(sine, candidates.shape))
-    unrolled = shape @ rotation(surface.p.yaw, surface.p.pitch, 0.0).T
-    best = np.argmax(np.sign(longitude) * unrolled[..., 0] - 1e-3 * share, axis=0)
-    longitude = np.take_along_axis(candidates, best[None], 0)[0]
+    longitude, sine = surface.contour
     points[:33] = surface.raise_relief(surface.base(longitude, sine), longitude)
     return points @ turn.T
 

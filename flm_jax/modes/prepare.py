@@ -1,4 +1,4 @@
-"""--mode prepare: cuts every face once into `data.prepared`, which is read much faster."""
+"""--mode prepare: cuts every face once into `data.prepared`, which reads much faster."""
 
 import sys
 from pathlib import Path
@@ -16,18 +16,18 @@ from flm_jax.training.progress import Unreadable
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Fills `data.prepared`, or leaves it as it is where it holds what the config asks for.
+    """Fills `data.prepared`, unless it already holds what the config asks for.
 
     Raises:
-        SystemExit: with 128 + the signal, after SIGINT or SIGTERM; nothing is left then.
-        InputError: the config or the data can't be used, or the folder holds something else.
+        SystemExit: with 128 + the signal, after SIGINT or SIGTERM; the folder is then unchanged.
+        InputError: the config or the data is invalid, or the folder holds something else.
     """
     schema.check(config)
     folder = config.data.prepared
     if not folder:
         raise InputError(
             "--mode prepare: name the folder for the faces with --config.data.prepared=FOLDER, and "
-            "train with it, too"
+            "train with the same setting"
         )
     with processes.first_alone(), collect_signals() as received:
         try:
@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         except OSError as error:
             raise InputError(f"data.prepared={folder}: {error.strerror or error}") from error
     if received:
-        processes.say(f"stopped by {Signals(received[0]).name}: {folder} is as it was")
+        processes.say(f"stopped by {Signals(received[0]).name}: {folder} is unchanged")
         sys.exit(128 + received[0])
     processes.say(f"{folder}: {prepared.describe(folder)}")
 

@@ -1,4 +1,4 @@
-"""--mode preview: what the training loader yields, landmarks on top, before anything is trained."""
+"""--mode preview: draws what the training loader yields, with landmarks, before any training."""
 
 import contextlib
 from pathlib import Path
@@ -14,10 +14,10 @@ _FACES = 48
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Writes preview.png: the first faces of the training, as the network would see them.
+    """Writes preview.png: the first training faces, as the network would see them.
 
     Raises:
-        InputError: the config, the data or the work folder can't be used.
+        InputError: the config, the data or the work folder is invalid.
     """
     schema.check(config)
     work_folder.make(workdir)

@@ -10,21 +10,30 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def partial_folder(root: Path) -> Iterator[Path]:
-    """A new folder beside `root`, to be filled and renamed; where it was not, it is removed.
+def partial_folder(root: Path, resume: str | None = None) -> Iterator[Path]:
+    """A folder beside `root`, to be filled and renamed; where it was not, it is removed.
 
     What killed processes have left of others is removed first.
+
+    Args:
+        root: the folder that shall appear.
+        resume: names what the folder will hold. A folder of that name is kept when filling it
+            fails, and is handed out again, with what it holds, unless another process fills it.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(root)
-    partial = partial_name(root)
-    partial.mkdir()
-    held = os.open(partial, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)  # For as long as this process lives.
+    kept = root.parent / f".{root.name}.{resume}.partial" if resume else None
+    _remove_abandoned(root, kept)
+    held = _hold(kept) if kept else None
+    partial = kept if kept and held is not None else partial_name(root)
+    if held is None:
+        partial.mkdir()
+        held = os.open(partial, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)  # For as long as this process lives.
     try:
         yield partial
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial != kept or root.exists():
+            shutil.rmtree(partial, ignore_errors=True)
         os.close(held)
 
 
@@ -33,8 +42,25 @@ def partial_name(root: Path) -> Path:
     return root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
 
 
-def _remove_abandoned(root: Path) -> None:
+def _hold(partial: Path) -> int | None:
+    """Makes the folder where it is missing and locks it; None where another process fills it."""
+    partial.mkdir(exist_ok=True)
+    held = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its last holder may have renamed it meanwhile.
+        if os.path.samestat(os.fstat(held), os.stat(partial)):
+            return held
+    except OSError:
+        pass
+    os.close(held)
+    return None
+
+
+def _remove_abandoned(root: Path, kept: Path | None) -> None:
     for partial in root.parent.glob(f".{root.name}.*.partial"):
+        if partial == kept:
+            continue
         with contextlib.suppress(OSError):  # Another process fills it, or removes it.
             held = os.open(partial, os.O_RDONLY)
             try:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 from tqdm import tqdm
 
-from flm_jax.data.loader import picture_error
+from flm_jax.data.loader import image_error
 from flm_jax.data.sampler import TrainingSampler
 from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
@@ -146,7 +146,7 @@ class Unreadable:
         if row in self.rows:
             return
         self.rows.add(row)
-        error = picture_error(self._records[row])
+        error = image_error(self._records[row])
         if len(self.rows) > self._share * len(self._records):
             if self._share:
                 raise type(error)(f"{error}. With it {self}, more than data.max_unreadable")

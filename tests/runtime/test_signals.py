@@ -20,21 +20,14 @@ from support.launches import (
     read_state,
     run,
     start,
+    steps_in,
     tiny,
     wait_for,
 )
 
 from flm_jax.data.workers import start_worker
-from flm_jax.runtime.restore import SavedCheckpoints
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def saved_step(workdir):
-    checkpoints = SavedCheckpoints(workdir)
-    step = checkpoints.find("last")
-    checkpoints.close()
-    return step
 
 
 def run_signalled(moment, number, *arguments):
@@ -47,13 +40,10 @@ def run_signalled(moment, number, *arguments):
     return output
 
 
-def assert_same_end(workdir, expected):
-    assert read_log(workdir) == read_log(expected)
-    assert (workdir / "evaluation.json").read_text() == (expected / "evaluation.json").read_text()
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("moment", ["reading the lists", "creating the state"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [("reading the lists", signal.SIGINT), ("creating the state", signal.SIGTERM)],
+)
 def test_before_the_first_step_there_is_nothing_to_save(faces_root, tmp_path, moment, number):
     output = run_signalled(moment, number, *tiny(faces_root, tmp_path))
     assert "nothing to save" in output
@@ -62,9 +52,15 @@ def test_before_the_first_step_there_is_nothing_to_save(faces_root, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("moment", "step"), [("a step", 4), ("validating", 2), ("saving", 2), ("evaluating", 8)]
+    ("moment", "step", "number"),
+    [
+        ("a step", 4, signal.SIGINT),
+        ("a step", 4, signal.SIGTERM),
+        ("validating", 2, signal.SIGINT),
+        ("saving", 2, signal.SIGTERM),
+        ("evaluating", 8, signal.SIGINT),
+    ],
 )
-@pytest.mark.parametrize("number", SIGNALS)
 def test_no_finished_step_is_lost(trained, faces_root, tmp_path, moment, step, number):
     output = run_signalled(moment, number, *tiny(faces_root, tmp_path))
     if moment == "evaluating":
@@ -74,12 +70,14 @@ def test_no_finished_step_is_lost(trained, faces_root, tmp_path, moment, step, n
         assert f"stopped by {name} after step {step}, which is saved" in output
     if moment == "validating":
         assert "validation loss" not in output  # It was not waited for.
-    assert saved_step(tmp_path) == step
+    assert steps_in(tmp_path)[-1] == step
     code, output = run(*tiny(faces_root, tmp_path))
     assert code == 0, output
     is_done = moment == "evaluating"
     assert ("all of them are done" if is_done else f"continuing after step {step}") in output
-    assert_same_end(tmp_path, trained)
+    assert read_log(tmp_path) == read_log(trained)
+    results = [(folder / "evaluation.json").read_text() for folder in (tmp_path, trained)]
+    assert results[0] == results[1]
 
 
 def catches_signals(pid):
@@ -106,16 +104,15 @@ def compiling(faces_root, tmp_path):
     return tiny(faces_root, tmp_path, *more, "--config.model.backbone.stage_sizes=(3,4,6,3)")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_while_the_first_step_compiles_is_heard(faces_root, tmp_path, number):
+def test_a_signal_while_the_first_step_compiles_is_heard(faces_root, tmp_path):
     process = start(*compiling(faces_root, tmp_path))
     wait_for(process, (tmp_path / "metrics.jsonl").exists)
     time.sleep(1)
     assert count_lines(tmp_path / "metrics.jsonl") == 0
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + number, output
-    assert saved_step(tmp_path) == 1
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert steps_in(tmp_path)[-1] == 1
     assert "after step 1, which is saved" in output
     assert "Traceback" not in output
 
@@ -153,8 +150,7 @@ def wait_until_gone(pids):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_workers_leave_stopping_to_their_parent(faces_root, tmp_path, number):
+def test_workers_leave_stopping_to_their_parent_and_end_with_it(faces_root, tmp_path):
     log = tmp_path / "metrics.jsonl"
     more = ("--config.data.num_workers=2", "--config.num_epochs=500")
     process = start(*tiny(faces_root, tmp_path, *more))
@@ -163,12 +159,12 @@ def test_workers_leave_stopping_to_their_parent(faces_root, tmp_path, number):
     time.sleep(0.5)
     for _ in range(2):  # While they start, and when they read.
         for worker in workers:
-            os.kill(worker, number)
+            os.kill(worker, signal.SIGINT)
         lines = count_lines(log)
         wait_for(process, lambda lines=lines: count_lines(log) >= lines + 30)
-    os.killpg(process.pid, number)
+    os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, output
+    assert process.returncode == 128 + signal.SIGINT, output
     assert "Traceback" not in output
     assert read_state(tmp_path)[0] >= 1
     wait_until_gone(workers)
@@ -193,44 +189,16 @@ def test_workers_end_with_a_killed_parent(faces_root, tmp_path):
     wait_until_gone(workers)
 
 
-def drawing(folder, *settings):
-    return subprocess.Popen(
-        [sys.executable, "-m", "flm_jax.drawing.dataset", str(folder), *settings],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def test_killed_drawing_leaves_no_worker_and_the_next_one_no_litter(tmp_path):
-    folder = tmp_path / "faces"
-    process = drawing(folder, "--train=2000", "--test=1", "--workers=2")
+def test_killed_drawing_leaves_no_worker(tmp_path):
+    settings = ("--train=2000", "--test=1", "--workers=2")
+    program = [sys.executable, "-m", "flm_jax.drawing.dataset", f"{tmp_path}/faces", *settings]
+    process = subprocess.Popen(program, cwd=ROOT)
     wait_for(process, lambda: list(tmp_path.glob(".faces.*.partial/WFLW_images/train--Drawn/*")))
     workers = children(process.pid)
     assert len(workers) >= 2
     process.kill()
     process.communicate(timeout=120)
     wait_until_gone(workers)
-    assert list(tmp_path.glob(".faces.*.partial"))
-    process = drawing(folder, "--train=2", "--test=1", "--workers=0")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert [path.name for path in tmp_path.iterdir()] == ["faces"]
-
-
-def test_drawing_leaves_another_process_its_folder(tmp_path):
-    """Two runs may draw the same faces at the same time."""
-    first = drawing(tmp_path / "faces", "--train=2000", "--test=1", "--workers=0")
-    wait_for(first, lambda: list(tmp_path.glob(".faces.*.partial/WFLW_images/train--Drawn/*")))
-    (held,) = tmp_path.glob(".faces.*.partial")
-    second = drawing(tmp_path / "faces", "--train=2", "--test=1", "--workers=0")
-    output, _ = second.communicate(timeout=120)
-    assert second.returncode == 0, output
-    assert held.exists()
-    first.kill()
-    first.communicate(timeout=120)
 
 
 def test_the_demo_stopped_while_it_draws_says_so(tmp_path):

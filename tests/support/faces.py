@@ -43,6 +43,19 @@ def read_lists(root):
     return {name: wflw.read_list(root, name) for name in (wflw.TRAIN_LIST, wflw.TEST_LIST)}
 
 
+def make_record(path, landmarks=None):
+    """A record of an image, on line 7."""
+    return wflw.Record(
+        list_path="list.txt",
+        line=7,
+        image_name=path.name,
+        image_path=str(path),
+        landmarks=np.zeros((98, 2), np.float32) if landmarks is None else landmarks,
+        box=np.array([0, 0, 10, 10], np.float32),
+        attributes=np.zeros(6, bool),
+    )
+
+
 def address(array):
     """Where its memory starts."""
     return array.__array_interface__["data"][0]

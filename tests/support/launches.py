@@ -31,6 +31,8 @@ EVERY_STEP = (
     "--config.checkpoint.every_steps=1",
     "--config.checkpoint.keep_last=100",
     "--config.ema_decay=0.9",
+    "--config.optimizer.grad_accum_steps=2",  # So that step 3 is the middle of an update.
+    "--config.optimizer.clip_norm=1.0",
     "--config.data.augmentation.rotation.probability=0.5",
     "--config.data.augmentation.paste.probability=0.5",
 )

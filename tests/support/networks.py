@@ -45,7 +45,7 @@ def change(config, key, value):
 def save_state(workdir, config, state):
     """Makes the state the one checkpoint of a work folder."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(state, {}, schema.as_json(config), 1.0)
+        checkpoints.save(state, {"fingerprint": 0}, schema.as_json(config), 1.0)
 
 
 def make_state(config, **settings):

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, pictures that can't be read, workers that die: in whole runs."""
+"""Numbers that are not finite, images that can't be read, workers that die: in whole runs."""
 
 import io
 import os
@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,8 @@ from flm_jax.data import wflw
 from flm_jax.data.images import ImageError
 from flm_jax.data.sampler import TrainingSampler
 from flm_jax.errors import InputError
+from flm_jax.evaluation.faces import FacePredictions
 from flm_jax.evaluation.metrics import nme
-from flm_jax.inference.predictor import Predictions
 from flm_jax.modes import train
 from flm_jax.training.progress import StepLog, Unreadable, describe_step
 from flm_jax.training.state import Progress, TrainState
@@ -86,7 +87,7 @@ def test_such_a_step_can_be_skipped(root, late_face, tmp_path):
     work = tmp_path / "work"
     code, output = run(*tiny(root, work, "--config.on_nonfinite=skip"))
     assert code == 0, output
-    assert re.search(rf"step {step}: the loss is .* changes nothing.* lines .*\b{line}\b", output)
+    assert re.search(rf"step {step}: the loss is .* step is skipped.* lines .*\b{line}\b", output)
     rows = read_log(work)
     assert {"step": step, "skipped": 1.0} in rows
     last, state = read_state(work)
@@ -99,25 +100,28 @@ def test_such_a_step_can_be_skipped(root, late_face, tmp_path):
     assert row["training_loss"] == pytest.approx(np.mean(losses), rel=1e-6)
 
 
-def make_log(order, **settings):
+def make_log(records, *, skip_nonfinite, bar=None):
+    sampler = TrainingSampler(len(records), batch_size=4, num_epochs=2, seed=0)
     return StepLog(
-        Progress(0),
-        0,
-        order,
-        batch_size=4,
+        *(Progress(0), 0, sampler, records),
         every_steps=1,
-        describe=lambda step: f"faces of {step}",
-        **{"writer": None, "bar": tqdm(disable=True), **settings},
+        skip_nonfinite=skip_nonfinite,
+        writer=None,
+        bar=bar or tqdm(disable=True),
     )
 
 
-def test_a_bar_in_a_file_is_drawn_no_oftener_than_it_says(monkeypatch, tmp_path):
-    order = TrainingSampler(num_faces=400, batch_size=4, num_epochs=1, seed=0)
+def add(log, step, **scalars):
+    scalars = {"loss": 1.0, "gradient_norm": 1.0, **scalars}
+    log.add(step, {name: jnp.float32(value) for name, value in scalars.items()})
+
+
+def test_a_bar_in_a_file_is_drawn_no_more_often_than_its_interval(train_records):
     file = io.StringIO()
     with tqdm(total=400, file=file, mininterval=1000) as bar:
-        log = make_log(order, skip_nonfinite=False, bar=bar)
+        log = make_log(train_records * 10, skip_nonfinite=False, bar=bar)
         for step in range(1, 100):
-            log.add(step, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(())})
+            add(log, step)
         log.finish()
         assert len(file.getvalue().split("\r")) < 4
     assert "loss=1.000" in file.getvalue()
@@ -125,32 +129,29 @@ def test_a_bar_in_a_file_is_drawn_no_oftener_than_it_says(monkeypatch, tmp_path)
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_loss_or_gradient_that_is_not_finite_is_an_error(name, value):
-    order = TrainingSampler(num_faces=8, batch_size=4, num_epochs=2, seed=0)
-    log = make_log(order, skip_nonfinite=False)
-    log.add(1, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(()), name: jnp.float32(value)})
-    with pytest.raises(InputError, match=f"step 1: .* {value}.* faces of 1"):
+def test_a_loss_or_gradient_that_is_not_finite_is_an_error(train_records, name, value):
+    log = make_log(train_records, skip_nonfinite=False)
+    add(log, 1, **{name: value})
+    with pytest.raises(InputError, match=f"step 1: .* {value}.* number 1 of epoch 1: .*, lines"):
         log.finish()
 
 
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_validation_loss_that_is_not_finite_is_an_error(value, skip):
-    """Of weights that are no good, though every step's loss was finite."""
-    order = TrainingSampler(num_faces=8, batch_size=4, num_epochs=2, seed=0)
-    log = make_log(order, skip_nonfinite=skip)
+def test_a_validation_loss_that_is_not_finite_is_an_error(train_records, value, skip):
+    """Even where every step's loss was finite."""
+    log = make_log(train_records[:8], skip_nonfinite=skip)
     for step in (1, 2):
-        log.add(step, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(())})
+        add(log, step)
     log.finish()
     with pytest.raises(InputError, match=f"step 2: the validation loss is {value}"):
         log.end_epoch(2, {"validation_loss": value, "validation_nme": 1.0})
 
 
-def test_an_epoch_of_skipped_steps_alone_is_an_error():
-    order = TrainingSampler(num_faces=8, batch_size=4, num_epochs=2, seed=0)
-    log = make_log(order, skip_nonfinite=True)
+def test_an_epoch_of_skipped_steps_alone_is_an_error(train_records):
+    log = make_log(train_records[:8], skip_nonfinite=True)
     for step in (1, 2):
-        log.add(step, {"loss": jnp.float32(np.nan), "gradient_norm": jnp.ones(())})
+        add(log, step, loss=np.nan)
     log.finish()
     with pytest.raises(InputError, match="no step of the epoch had a finite loss"):
         log.end_epoch(2, {"validation_loss": 1.0, "validation_nme": 1.0})
@@ -167,21 +168,20 @@ def test_a_step_is_described_by_the_faces_of_all_processes(train_records):
         assert describe_step(order, train_records, 5).endswith(f"lines {lines}")
 
 
-def empty_pictures(root, records):
-    """Makes pictures unreadable; returns the faces that are on them."""
+def empty_images(root, records):
+    """Makes images unreadable; returns the faces that are on them."""
     names = {record.image_name for record in records}
     for name in names:
         (root / wflw.IMAGES / name).write_bytes(b"")
     return names
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_pictures_up_to_a_share_are_counted_and_listed(root, split, tmp_path, workers):
+def test_unreadable_images_up_to_a_share_are_counted_and_listed(root, split, tmp_path):
     training, validation = split
-    names = empty_pictures(root, [training[3], training[30], validation[0]])
+    names = empty_images(root, [training[3], training[30], validation[0]])
     share = "--config.data.max_unreadable=0.3"
     work = tmp_path / "work"
-    code, output = run(*tiny(root, work, share, f"--config.data.num_workers={workers}"))
+    code, output = run(*tiny(root, work, share, "--config.data.num_workers=2"))
     assert code == 0, output
     for kind, records in (("training", training), ("validation", validation)):
         lines = [record.line for record in records if record.image_name in names]
@@ -194,9 +194,9 @@ def test_unreadable_pictures_up_to_a_share_are_counted_and_listed(root, split, t
     assert all(np.isfinite(row.get("loss", 0)) for row in read_log(work))
 
 
-def test_more_unreadable_pictures_than_that_stop_the_run(root, split, tmp_path):
+def test_more_unreadable_images_than_that_stop_the_run(root, split, tmp_path):
     training, _ = split
-    empty_pictures(root, training[:12])
+    empty_images(root, training[:12])
     code, output = run(*tiny(root, tmp_path / "work", "--config.data.max_unreadable=0.1"))
     assert code == 1
     assert re.search(
@@ -205,7 +205,7 @@ def test_more_unreadable_pictures_than_that_stop_the_run(root, split, tmp_path):
     assert "Traceback" not in output
 
 
-def test_an_unreadable_picture_is_told_of_and_counted_once(train_records, tmp_path):
+def test_an_unreadable_image_is_told_of_and_counted_once(train_records, tmp_path):
     broken = [
         record if i % 2 else wflw.Record(**{**vars(record), "image_path": str(tmp_path / "no.jpg")})
         for i, record in enumerate(train_records[:4])
@@ -223,16 +223,16 @@ def test_a_validation_is_over_the_faces_that_can_be_read(train_records, monkeypa
     records, read = train_records[:4], np.array([True, False, True, True])
     truth = np.stack([record.landmarks for record in records])
     landmarks = np.where(read[:, None, None], truth + 1, 0)
-    predictions = Predictions(landmarks, np.float32([1, 0, 3, 5]), None, read)
+    predictions = FacePredictions(landmarks, {}, np.float32([1, 0, 3, 5]), read)
     monkeypatch.setattr(train, "predict_faces", lambda *_: predictions)
-    monkeypatch.setattr(train, "fold_batch_norm", lambda variables: variables)
+    model = types.SimpleNamespace(fold_batch_norm=lambda variables: variables)
     unreadable, state = Unreadable("validation", records, 0.5), TrainState(0, {}, {}, ())
-    scores = train._validate(demo.get_config(), None, state, records, unreadable, None)
+    scores = train._validate(demo.get_config(), model, None, state, records, unreadable, None)
     assert scores["validation_loss"] == 3
     assert scores["validation_nme"] == pytest.approx(100 * nme(landmarks, truth)[read].mean())
 
 
-def test_an_unreadable_validation_picture_loses_no_step(trained, root, split, tmp_path):
+def test_an_unreadable_validation_image_loses_no_step(trained, root, split, tmp_path):
     """The epoch's checkpoint is saved without validation, which the next start makes up for."""
     _, validation = split
     path = pathlib.Path(root / wflw.IMAGES / validation[0].image_name)
@@ -267,7 +267,7 @@ def test_a_worker_that_dies_is_an_error_and_the_steps_are_saved(faces_root, tmp_
     os.kill(workers[0], signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
-    assert "error: a process that reads pictures has died" in output
+    assert "error: a process that reads images has died" in output
     assert "exit code -9" in output
     assert "Traceback" not in output
     # The steps that were trained are not lost with it.
