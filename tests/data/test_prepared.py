@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from array_record.python import array_record_module
-from support.faces import CROPS, STRONG, attach, fail, prepare, read_lists, uses_of
+from support.faces import CROPS, OFF, STRONG, attach, fail, prepare, read_lists, uses_of
 from support.launches import read_log, run, start, tiny
 from support.networks import load_evaluation, make_config
 
-from configs import wflw_resnet50
 from flm_jax import geometry
 from flm_jax.config import build
 from flm_jax.data import augmentation, loader, prepared, prepared_face, sampler, wflw
@@ -120,7 +119,7 @@ def test_a_reduced_window_shows_every_point_where_it_is(test_records, tmp_path):
 USES = {
     **{size: [uses_of(size), uses_of(size, 1, "landmarks"), uses_of(size, 2)] for size in (4, 48)},
     # Interpolation of a crop that enlarges the face looks further, in pixels of the crop.
-    960: [uses_of(960, settings=wflw_resnet50.AUGMENTATION)],
+    960: [uses_of(960, settings=OFF)],
 }
 
 

@@ -31,7 +31,7 @@ def exported(tmp_path_factory, faces_root):
     finds in the test faces: images and points."""
     workdir = tmp_path_factory.mktemp("work")
     config = make_config(faces_root)
-    model, variables = save_weights(config, workdir)
+    model, variables = save_weights(config, workdir, head=40.0)
     evaluate.run(config, workdir)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(workdir))

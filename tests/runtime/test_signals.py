@@ -179,7 +179,9 @@ def test_a_worker_ignores_signals_by_itself():
 
 
 def test_workers_end_with_a_killed_parent(faces_root, tmp_path):
-    arguments = tiny(faces_root, tmp_path, "--config.data.num_workers=2")
+    # Workers end by themselves once they have read a short run.
+    more = ("--config.data.num_workers=2", "--config.num_epochs=500")
+    arguments = tiny(faces_root, tmp_path, *more)
     process = start(*arguments, environment=READ_ONLY_CACHE)
     wait_for(process, lambda: count_lines(tmp_path / "metrics.jsonl") >= 1)
     workers = children(process.pid)
