@@ -20,10 +20,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run writes; runs/<name of the config file> by default."
 )
-_MODES = ["train", "evaluate", "predict", "export", "benchmark", "preview", "prepare"]
-_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
-# They take the config that the weights were trained with, and what the command line overrides.
-_MODES_OF_WEIGHTS = ["evaluate", "predict", "export"]
+_MODES = pathlib.Path(__file__).parent / "flm_jax" / "modes"
+_MODE = flags.DEFINE_enum(
+    "mode", "train", sorted(path.stem for path in _MODES.glob("[a-z]*.py")), "What to do."
+)
 _PREDICT = {
     "input": "--mode predict: an image, folder, glob in quotes, video or camera number.",
     "output": "--mode predict: where it writes; <workdir>/predict by default.",
@@ -54,7 +54,7 @@ def main(_: list[str]) -> None:
         if given and _MODE.value != "predict":
             raise InputError(f"--{next(iter(given))} is for --mode predict")
         config = _CONFIG.value
-        if _MODE.value in _MODES_OF_WEIGHTS:
+        if getattr(mode, "CONFIG_OF_WEIGHTS", False):
             overrides = config_flags.get_override_values(flags.FLAGS["config"])
             config = weights.trained_config(workdir, overrides)
         mode.run(config, workdir, **given)

@@ -114,7 +114,7 @@ class _Steps:
         self._state = create_train_state(
             *(self._model, optimizer, jax.random.key(config.seed), config.data.image_size),
             replicated(devices),
-            averaged=config.ema_decay > 0,
+            with_ema=config.ema_decay > 0,
             given=build.starting_values(config, self._model, records),
         )
         self._train_step = pmap_train_step(
@@ -132,7 +132,7 @@ class _Steps:
     def make_eval_step(self) -> None:
         self.folded = build.build_model(self._config, folded=True)
         # Copies: the next train step takes the memory of the state.
-        variables = self._model.fold_batch_norm(self._state.averaged_variables)
+        variables = self._model.fold_batch_norm(self._state.eval_variables)
         self.variables = jax.tree.map(jnp.copy, variables)
         self._eval_step = pmap_eval_step(self.folded, self._face_loss)
 

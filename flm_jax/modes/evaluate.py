@@ -28,6 +28,9 @@ from flm_jax.landmarks import MIRROR
 from flm_jax.runtime import processes, work_folder
 from flm_jax.training.step import pmap_eval_step
 
+# launch.py passes the config that the weights were trained with, and the overrides.
+CONFIG_OF_WEIGHTS = True
+
 # Per cent of the box's sides.
 _BOX_ERRORS = (5, 10, 20)
 

@@ -33,6 +33,9 @@ except ModuleNotFoundError as error:
         f"--mode export needs the package {error.name}; pip install -e '.[export]' installs it"
     ) from None
 
+# launch.py passes the config that the weights were trained with, and the overrides.
+CONFIG_OF_WEIGHTS = True
+
 # How much an output of a file may differ from the trained network's; pixels of the input for
 # landmarks. What rounding the kernels to half precision costs is reported instead.
 _TOLERANCE = 0.01

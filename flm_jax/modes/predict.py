@@ -11,6 +11,9 @@ from flm_jax.inference import pipeline
 from flm_jax.inference.detector import load_detector
 from flm_jax.inference.predictor import LandmarkPredictor
 
+# launch.py passes the config that the weights were trained with, and the overrides.
+CONFIG_OF_WEIGHTS = True
+
 
 def run(
     config: ConfigDict, workdir: Path, *, input: str = "", output: str = "", boxes: str = ""

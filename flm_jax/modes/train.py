@@ -238,8 +238,8 @@ def _initial_state(
 ) -> tuple[TrainState, Progress]:
     """The last undamaged checkpoint, or the state before the first step."""
     fingerprint = sampler.fingerprint(splits.training)
-    size, averaged = config.data.image_size, config.ema_decay > 0
-    shapes = train_state_shapes(model, optimizer, size, averaged)
+    size, with_ema = config.data.image_size, config.ema_decay > 0
+    shapes = train_state_shapes(model, optimizer, size, with_ema)
     while (last := checkpoints.last_step()) is not None:
         try:
             schema.check_restart(checkpoints.config(last), config, workdir)
@@ -256,7 +256,7 @@ def _initial_state(
         return state, Progress(**saved)
     state = create_train_state(
         *(model, optimizer, jax.random.key(config.seed), size, replicated()),
-        averaged=averaged,
+        with_ema=with_ema,
         given=build.starting_values(config, model, splits.training),
     )
     return state, Progress(fingerprint)
@@ -280,7 +280,7 @@ def _validate(
     batches = build.evaluation_batches(
         config, records, box=config.data.box, at_unreadable=unreadable.add
     )
-    variables = model.fold_batch_norm(state.averaged_variables)
+    variables = model.fold_batch_norm(state.eval_variables)
     with contextlib.closing(batches):
         try:
             predictions = predict_faces(eval_step, variables, until_stopped(batches), len(records))

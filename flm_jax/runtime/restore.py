@@ -110,7 +110,7 @@ class SavedCheckpoints:
             InputError: its arrays are not those of `shapes`; names the ones that differ.
         """
         arrays = self._read(step)["checksums"]["arrays"]
-        root = "average/" if any(name.startswith("average/") for name in arrays) else ""
+        root = "ema/" if any(name.startswith("ema/") for name in arrays) else ""
         kept = {
             name.removeprefix(root): entry
             for name, entry in arrays.items()
@@ -124,8 +124,8 @@ class SavedCheckpoints:
                 for name, (dtype, size, _) in kept.items()
             }
         )
-        restored = self._restore_arrays(step, {"average": tree} if root else tree, sharding, arrays)
-        return {"params": {}, "batch_stats": {}, **restored.get("average", restored)}
+        restored = self._restore_arrays(step, {"ema": tree} if root else tree, sharding, arrays)
+        return {"params": {}, "batch_stats": {}, **restored.get("ema", restored)}
 
     def _open(self, **options):
         return ocp.CheckpointManager(

@@ -22,7 +22,7 @@ class TrainState:
         params: the network's parameters, float32.
         batch_stats: batch norm's running means and variances, float32.
         opt_state: the optimiser's.
-        average: exponential moving averages of `params` and `batch_stats`, or {}.
+        ema: exponential moving averages of `params` and `batch_stats`, or {}.
 
     The leaves are untyped because JAX also maps the tree over shapes, shardings and numbers.
     """
@@ -31,7 +31,7 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
-    average: Any = flax.struct.field(default_factory=dict)
+    ema: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -39,9 +39,9 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
-    def averaged_variables(self) -> dict[str, Any]:
+    def eval_variables(self) -> dict[str, Any]:
         """What validation and evaluation apply: the averages, where there are any."""
-        return self.average or self.variables
+        return self.ema or self.variables
 
 
 @dataclasses.dataclass
@@ -63,12 +63,12 @@ def train_state_shapes(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     image_size: int,
-    averaged: bool = False,
+    with_ema: bool = False,
 ) -> TrainState:
     """The shapes and dtypes of `create_train_state`'s leaves, without computing anything."""
     key = jax.random.key(0)
     return jax.eval_shape(
-        lambda: create_train_state(model, optimizer, key, image_size, averaged=averaged)
+        lambda: create_train_state(model, optimizer, key, image_size, with_ema=with_ema)
     )
 
 
@@ -79,7 +79,7 @@ def create_train_state(
     image_size: int,
     sharding: jax.sharding.Sharding | None = None,
     *,
-    averaged: bool = False,
+    with_ema: bool = False,
     given: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """The state before the first step, placed as `sharding` says; `key` and `given` decide it.
@@ -92,7 +92,7 @@ def create_train_state(
         key: of the random ones.
         image_size: the side of its input.
         sharding: where the leaves go.
-        averaged: whether moving averages are kept.
+        with_ema: whether moving averages are kept.
         given: a part of `params` and `batch_stats`, of the same shapes, to start from instead of
             random values: a pretrained backbone's, a head's bias.
     """
@@ -109,7 +109,7 @@ def create_train_state(
             batch_stats=variables["batch_stats"],
             opt_state=optimizer.init(variables["params"]),
             # Copies: the train step takes the memory of each leaf once.
-            average=jax.tree.map(jnp.copy, variables) if averaged else {},
+            ema=jax.tree.map(jnp.copy, variables) if with_ema else {},
         )
 
     return jax.jit(create, out_shardings=sharding)(key, dict(given or {}))

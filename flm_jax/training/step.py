@@ -69,23 +69,23 @@ def train_step(
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
-        average=state.average,
+        ema=state.ema,
     )
-    return _update_average(state, ema_decay), scalars
+    return _update_ema(state, ema_decay), scalars
 
 
-def _update_average(state: TrainState, decay: float) -> TrainState:
-    if not state.average:
+def _update_ema(state: TrainState, decay: float) -> TrainState:
+    if not state.ema:
         return state
     # A shorter memory at first, as TensorFlow's ExponentialMovingAverage has it with `num_updates`:
     # the random start would weigh on the average for 1 / (1 - decay) steps.
     kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-    average = jax.tree.map(
+    ema = jax.tree.map(
         lambda mean, value: value + kept.astype(value.dtype) * (mean - value),
-        state.average,
+        state.ema,
         state.variables,
     )
-    return dataclasses.replace(state, average=average)
+    return dataclasses.replace(state, ema=ema)
 
 
 def eval_step(

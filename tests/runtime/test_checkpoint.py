@@ -18,7 +18,7 @@ from flm_jax.runtime.restore import DamagedError, SavedCheckpoints
 from flm_jax.training.state import TrainState
 
 
-def make_state(step, averaged=False):
+def make_state(step, with_ema=False):
     rng = np.random.default_rng(step)
 
     def leaf(*shape):
@@ -34,18 +34,18 @@ def make_state(step, averaged=False):
         step=jnp.int32(step),
         **variables(),
         opt_state=(leaf(3), {"count": jnp.int32(step)}),
-        average=variables() if averaged else {},
+        ema=variables() if with_ema else {},
     )
     return jax.device_put(state, replicated())
 
 
-def save(workdir, losses, keep_last=1, keep_best=1, averaged=False):
+def save(workdir, losses, keep_last=1, keep_best=1, with_ema=False):
     with contextlib.closing(
         Checkpoints(workdir, keep_last=keep_last, keep_best=keep_best)
     ) as checkpoints:
         for step, loss in losses.items():
             extra = {} if loss is None else {"validation_loss": loss}
-            state, progress = make_state(step, averaged), {"epoch_loss": 0.1 * step}
+            state, progress = make_state(step, with_ema), {"epoch_loss": 0.1 * step}
             checkpoints.save(state, progress, {"step": step}, **extra)
 
 
@@ -78,10 +78,10 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path):
     assert_same(state, make_state(3))
 
 
-@pytest.mark.parametrize("averaged", [False, True])
-def test_weights_come_back_alone_and_averaged_where_averages_are_kept(tmp_path, averaged):
-    save(tmp_path, {3: 1.0}, averaged=averaged)
-    expected = make_state(3, averaged).averaged_variables
+@pytest.mark.parametrize("with_ema", [False, True])
+def test_weights_come_back_alone_and_averaged_where_averages_are_kept(tmp_path, with_ema):
+    save(tmp_path, {3: 1.0}, with_ema=with_ema)
+    expected = make_state(3, with_ema).eval_variables
     with saved(tmp_path) as checkpoints:
         assert_same(checkpoints.restore_weights(3, replicated()), expected)
         assert_same(checkpoints.restore_weights(3, replicated(), expected), expected)

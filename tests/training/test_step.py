@@ -187,9 +187,9 @@ def test_the_state_starts_the_same_from_the_same_key():
         np.testing.assert_array_equal(x, y)
 
 
-def averaged_state(given=None):
+def ema_state(given=None):
     return create_train_state(
-        make_model(), ADAM, jax.random.key(0), SIZE, replicated(), averaged=True, given=given
+        make_model(), ADAM, jax.random.key(0), SIZE, replicated(), with_ema=True, given=given
     )
 
 
@@ -198,7 +198,7 @@ def test_averages_follow_parameters_and_statistics():
     adam = optax.adam(schedule)
     step = steps.pmap_train_step(make_model(), adam, FACE_LOSS, schedule, 0.5)
     state = create_train_state(
-        make_model(), adam, jax.random.key(0), SIZE, replicated(), averaged=True
+        make_model(), adam, jax.random.key(0), SIZE, replicated(), with_ema=True
     )
     expected = jax.tree.map(np.array, state.variables)
     for index in range(4):
@@ -210,36 +210,34 @@ def test_averages_follow_parameters_and_statistics():
             expected,
             state.variables,
         )
-    for a, b in zip(jax.tree.leaves(state.average), jax.tree.leaves(expected), strict=True):
+    for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     moved = [
         np.abs(np.array(a) - b).max()
-        for a, b in zip(
-            jax.tree.leaves(state.average), jax.tree.leaves(state.variables), strict=True
-        )
+        for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(state.variables), strict=True)
     ]
     assert min(moved) > 0
 
 
 def test_evaluation_uses_the_averages():
-    state, batch = averaged_state(), split_over_devices(make_batch(), 8)
+    state, batch = ema_state(), split_over_devices(make_batch(), 8)
     evaluate = steps.pmap_eval_step(make_model(), FACE_LOSS)
-    expected = evaluate(state.averaged_variables, batch)["landmarks"]
+    expected = evaluate(state.eval_variables, batch)["landmarks"]
     spoilt = dataclasses.replace(state, params=jax.tree.map(jnp.zeros_like, state.params))
-    np.testing.assert_array_equal(evaluate(spoilt.averaged_variables, batch)["landmarks"], expected)
-    plain = dataclasses.replace(spoilt, average={})
-    assert np.abs(evaluate(plain.averaged_variables, batch)["landmarks"] - expected).max() > 0.01
+    np.testing.assert_array_equal(evaluate(spoilt.eval_variables, batch)["landmarks"], expected)
+    plain = dataclasses.replace(spoilt, ema={})
+    assert np.abs(evaluate(plain.eval_variables, batch)["landmarks"] - expected).max() > 0.01
 
 
 def test_given_values_are_where_training_starts():
     bias = np.arange(196, dtype=np.float32)
-    state = averaged_state({"params": {"head": {"points": {"bias": bias}}}})
+    state = ema_state({"params": {"head": {"points": {"bias": bias}}}})
     np.testing.assert_array_equal(state.params["head"]["points"]["bias"], bias)
-    np.testing.assert_array_equal(state.average["params"]["head"]["points"]["bias"], bias)
+    np.testing.assert_array_equal(state.ema["params"]["head"]["points"]["bias"], bias)
     kernel = make_state().params["head"]["points"]["kernel"]
     np.testing.assert_array_equal(state.params["head"]["points"]["kernel"], kernel)
     with pytest.raises(ValueError, match="leaves that the network has not"):
-        averaged_state({"params": {"haed": {"bias": bias}}})
+        ema_state({"params": {"haed": {"bias": bias}}})
 
 
 def test_a_network_of_uncertainty_learns_the_size_of_its_errors():
