@@ -1,7 +1,7 @@
 """Trains and uses the landmark network: `python launch.py --config configs/wflw_resnet50.py`.
 
 On a CPU with Linux, the environment variable GLIBC_TUNABLES=glibc.malloc.hugetlb=1 maps XLA's
-arrays in huge pages, which makes a train step about a tenth faster.
+arrays in huge pages, which makes a train step about a tenth faster (ResNet-50, 64 px).
 """
 
 import importlib

@@ -191,15 +191,15 @@ def watch(event, arguments):
         raise SystemExit(f"{event} {arguments}")
 watching = []
 sys.addaudithook(watch)
-from flm_jax.runtime.checkpoint import Checkpoints
-restore = Checkpoints.restore
-def restore_watched(*arguments):
+from flm_jax.runtime.restore import SavedCheckpoints
+restore = SavedCheckpoints._restore
+def restore_watched(*arguments, **items):
     watching.append(1)
     try:
-        return restore(*arguments)
+        return restore(*arguments, **items)
     finally:
         watching.clear()
-Checkpoints.restore = restore_watched
+SavedCheckpoints._restore = restore_watched
 runpy.run_path("launch.py", run_name="__main__")
 """
 

@@ -104,7 +104,11 @@ def _paint_eye(painter: Painter, side: int) -> None:
     upper, lower = spline(marks[_UPPER_LIDS[side]]), spline(marks[_LOWER_LIDS[side]])
     eye, pupil = np.vstack([upper, lower]), marks[96 + side]
     dark = mix(shade(p.skin, 0.3), (25, 18, 16), 0.6)
-    skin = painter.colour.copy()
+    # The box that holds all that is painted of the eye.
+    cells = painter.grid(pupil + np.array([[-0.3, -0.3], [0.3, 0.3]]))
+    (left, top), (right, bottom) = np.clip(cells, 0, painter.shape[::-1]).astype(int)
+    box = np.s_[top:bottom, left:right]
+    skin = painter.colour[box].copy()
     painter.fill(eye, (242, 238, 234))
     radius = 0.47 * p.eye_width
     painter.fill(disc(pupil, radius, radius), shade(p.iris, 0.55))
@@ -115,13 +119,10 @@ def _paint_eye(painter: Painter, side: int) -> None:
     painter.fill(disc(pupil, radius * 0.44, radius * 0.44), (10, 8, 8))
     painter.line(upper + np.array([0, 0.02]), (60, 45, 45), 0.05, 0.45, 0.015)
     # What the lids hide is skin again.
-    mask = np.zeros(painter.shape, np.uint8)
-    cv2.fillPoly(mask, [painter.fixed(eye)], 255, cv2.LINE_AA, 4)
-    cells = painter.grid(pupil + np.array([[-0.3, -0.3], [0.3, 0.3]]))
-    (left, top), (right, bottom) = np.clip(cells, 0, painter.shape[::-1]).astype(int)
-    box = np.s_[top:bottom, left:right]
-    alpha = mask[box][..., None].astype(np.float32) / 255
-    painter.colour[box] = skin[box] + alpha * (painter.colour[box] - skin[box].astype(np.float32))
+    mask = np.zeros(skin.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [painter.fixed(eye) - np.array([left, top]) * 16], 255, cv2.LINE_AA, 4)
+    alpha = mask[..., None].astype(np.float32) / 255
+    painter.colour[box] = skin + alpha * (painter.colour[box] - skin.astype(np.float32))
     lash = 0.045 if p.made_up else 0.032
     painter.line(upper, dark, lash, 0.95)
     painter.line(lower, dark, 0.014, 0.5 if p.made_up else 0.35)

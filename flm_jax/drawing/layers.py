@@ -36,11 +36,16 @@ def head_layer(painter: Painter, turn: ndarray, shape: tuple[int, int]) -> Layer
     """The painted head, thicker where hair or cloth lies on it; `shape` of its coarse grid."""
     surface, p = painter.surface, painter.surface.p
     rows, columns = shape
-    longitude, sine = grid_longitude(columns)[None], grid_sine(rows)[:, None]
+    longitude = grid_longitude(columns)[None].astype(np.float32)
+    sine = grid_sine(rows)[:, None].astype(np.float32)
     points = surface.base(longitude, sine)
     outwards = points * [1, 0.9, 0.8]
     outwards /= np.linalg.norm(outwards, axis=-1, keepdims=True)
-    lifted = surface.raise_relief(points, np.broadcast_to(longitude, points.shape[:2]))
+    lifted = points.copy()
+    # Behind the ears and about the crown nothing is raised.
+    front = np.flatnonzero(np.cos(longitude[0]) > 0)
+    part = np.s_[rows // 4 :, front[0] : front[-1] + 1]
+    lifted[part] = surface.raise_relief(points[part], longitude[:, part[1]])
     thickness = p.hair_thickness * hair_amount(p, longitude, sine, 0.3)
     # Samples would spread too far apart on a steep step.
     thickness = cv2.GaussianBlur(thickness, (0, 0), 3.0)

@@ -1,5 +1,7 @@
 """The brush: fills and draws shapes of the frontal plane on a dense grid of the head's surface."""
 
+import functools
+
 import cv2
 import numpy as np
 from jaxtyping import Float
@@ -9,15 +11,26 @@ from flm_jax.drawing.parameters import Colour, Number
 from flm_jax.drawing.surface import Surface, column_longitude, section_longitude
 
 
-def spline(points: Float[ndarray, "n 2"], steps: int = 6) -> Float[ndarray, "m 2"]:
-    """A Catmull-Rom curve through the points, ends included."""
+_ANGLE = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+_CIRCLE = np.stack([np.cos(_ANGLE), np.sin(_ANGLE)], 1)
+
+
+@functools.cache
+def _catmull_rom(count: int, steps: int) -> Float[ndarray, "m n"]:
+    """What the points are weighted with in each point of the curve."""
+    points = np.eye(count)
     padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
     t = (np.arange(steps) / steps)[:, None, None]
     a, b, c, d = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
     curve = b + t * (
         (c - a) / 2 + t * (a - 2.5 * b + 2 * c - d / 2 + t * (1.5 * (b - c) + (d - a) / 2))
     )
-    return np.vstack([curve.swapaxes(0, 1).reshape(-1, 2), points[-1:]])
+    return np.vstack([curve.swapaxes(0, 1).reshape(-1, count), points[-1:]])
+
+
+def spline(points: Float[ndarray, "n 2"], steps: int = 6) -> Float[ndarray, "m 2"]:
+    """A Catmull-Rom curve through the points, ends included."""
+    return _catmull_rom(len(points), steps) @ points
 
 
 def outline(points: Float[ndarray, "98 2"], *chains: list[int]) -> Float[ndarray, "m 2"]:
@@ -27,8 +40,7 @@ def outline(points: Float[ndarray, "98 2"], *chains: list[int]) -> Float[ndarray
 
 def disc(centre, rx: float, ry: float) -> Float[ndarray, "24 2"]:
     """An ellipse as a polygon."""
-    angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    return np.stack([centre[0] + rx * np.cos(angle), centre[1] + ry * np.sin(angle)], 1)
+    return centre + _CIRCLE * (rx, ry)
 
 
 class Painter:

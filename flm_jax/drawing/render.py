@@ -72,18 +72,19 @@ class _Image(NamedTuple):
     """What was splatted.
 
     Attributes:
-        colour: f32[h, w, 4], premultiplied by the alpha that follows.
+        colour: u8[h, w, 4], premultiplied by the alpha that follows.
         depth: u16[h, w], 0 where nothing is, else 10000 for each unit.
         layer: int[h, w], which layer is seen.
     """
 
-    colour: Float[ndarray, "h w 4"]
+    colour: UInt8[ndarray, "h w 4"]
     depth: UInt16[ndarray, "h w"]
     layer: Int[ndarray, "h w"]
 
 
-def _depth(z: ndarray) -> UInt16[ndarray, "..."]:
-    return ((z + 3) * 10000).astype(np.uint16)
+def _depth(z: ndarray) -> ndarray:
+    """10000 for each unit, in the range of 16 bits."""
+    return (z + 3) * 10000
 
 
 def _splat(
@@ -95,38 +96,61 @@ def _splat(
 ) -> _Image:
     """Each pixel takes the nearest sample of any layer."""
     height, width = size
-    pixels, samples, depths, lights, colours, starts = [], [], [], [], [], [0]
+    pixels, samples, depths, parts, starts = [], [], [], [], [0]
     for layer in layers:
         facing, *lit = _light_up(layer, light)
         place = np.clip(project(layer.points) * unit + origin + 0.5, 0, [width - 0.5, height - 0.5])
-        part, dense_part = _facing_part(layer, facing)
-        dense = layer.colour[dense_part]
-        x, y, z, bright, shine, facing = (
-            cv2.resize(np.ascontiguousarray(a[part], np.float32), dense.shape[1::-1])
-            for a in (place[..., 0], place[..., 1], layer.points[..., 2], *lit, facing)
+        coarse, dense = _facing_part(layer, facing)
+        colour = layer.colour[dense]
+        h, w = colour.shape[:2]
+        x, y, z = (
+            cv2.resize(np.float32(a[coarse]), (w, h))
+            for a in (place[..., 0], place[..., 1], _depth(layer.points[..., 2]))
         )
-        seen = facing > -0.03 if not layer.two_sided else np.ones(x.shape, bool)
-        if layer.mask is not None:
-            seen &= layer.mask
+        pixel = y.astype(np.int32)
+        pixel *= width
+        pixel += x.astype(np.int32)
+        seen = np.ones((h, w), bool) if layer.mask is None else layer.mask
+        if not layer.two_sided:
+            front = (facing[coarse] > -0.1).astype(np.uint8)
+            seen = seen & (cv2.resize(front, (w, h), interpolation=cv2.INTER_NEAREST) > 0)
         chosen = np.flatnonzero(seen)
-        pixels.append((y.astype(np.int32) * width + x.astype(np.int32)).ravel()[chosen])
-        depths.append(_depth(z).ravel())
+        pixels.append(pixel.ravel()[chosen])
+        depths.append(z.astype(np.uint16).ravel())
         samples.append(chosen + starts[-1])
-        lights.append(np.stack([bright.ravel(), shine.ravel()], 1))
-        colours.append(dense.reshape(-1, 3))
-        starts.append(starts[-1] + x.size)
-    depth, light_at = np.concatenate(depths), np.concatenate(lights)
+        parts.append((colour, np.dstack([a[coarse] for a in lit])))
+        starts.append(starts[-1] + h * w)
+    depth = np.concatenate(depths)
     index = _nearest(np.concatenate(pixels), np.concatenate(samples), depth, height * width)
     index = _close_holes(_close_holes(index.reshape(size), depth), depth)
-    filled = index >= 0
-    sample = index[filled]
-    colour = np.concatenate(colours)[sample]
-    image = np.zeros((height, width, 4), np.float32)
-    values = np.full((len(sample), 4), 255, np.float32)
-    values[:, :3] = colour * light_at[sample, :1] + light_at[sample, 1:]
-    image[filled] = np.minimum(values, 255)
-    seen_depth = np.where(filled, depth[index], np.uint16(0))
-    return _Image(image, seen_depth, np.searchsorted(starts, index, side="right") - 1)
+    image = np.zeros((height * width, 4), np.uint8)
+    which = np.searchsorted(starts, index, side="right") - 1
+    for i, (colour, lit) in enumerate(parts):
+        pixel = np.flatnonzero(which == i)
+        if len(pixel):
+            image[pixel] = _lit_samples(colour, lit, index.ravel()[pixel] - starts[i])
+    seen_depth = np.where(index >= 0, depth[index], np.uint16(0))
+    return _Image(image.reshape(height, width, 4), seen_depth, which)
+
+
+def _lit_samples(colour: ndarray, lit: ndarray, sample: ndarray) -> UInt8[ndarray, "n 4"]:
+    """Samples of a dense grid, lit by brightness and highlight of a coarse one."""
+    h, w = colour.shape[:2]
+    # OpenCV takes no row of more than 32767.
+    blocks = []
+    for part in np.array_split(sample, len(sample) // 30000 + 1):
+        row, column = np.divmod(part, w)
+        x = ((column + 0.5) * (lit.shape[1] / w) - 0.5).astype(np.float32)[None]
+        y = ((row + 0.5) * (lit.shape[0] / h) - 0.5).astype(np.float32)[None]
+        blocks.append(
+            cv2.remap(lit, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+        )
+    light = np.concatenate(blocks)
+    values = np.full((len(sample), 4), 255, np.uint8)
+    shaded = colour.reshape(-1, 3)[sample] * light[:, :1]
+    shaded += light[:, 1:]
+    values[:, :3] = np.minimum(shaded, 255)
+    return values
 
 
 def _facing_part(layer: Layer, facing: ndarray) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -136,7 +160,7 @@ def _facing_part(layer: Layer, facing: ndarray) -> tuple[tuple[slice, slice], tu
     ]
     if layer.two_sided or not all(ratio.is_integer() for ratio in ratios):
         return np.s_[:, :], np.s_[:, :]
-    front, part = facing > -0.05, []
+    front, part = facing > -0.1, []
     for axis, ratio in ((1, ratios[0]), (0, ratios[1])):
         (seen,) = np.nonzero(front.any(axis))
         low, high = (max(seen[0] - 1, 0), seen[-1] + 2) if len(seen) else (0, 1)
@@ -191,7 +215,7 @@ def _layer_in_front(image: _Image, marks: ndarray, z: ndarray) -> Int[ndarray, "
     return np.where(hidden, image.layer[row, column], -1)
 
 
-def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.25) -> Head:
+def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.1) -> Head:
     """Draws a head; its leftmost and its rightmost landmark lie `width_px` apart."""
     rng = np.random.default_rng(p.seed)
     surface = Surface(p)
@@ -202,7 +226,7 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
     final_unit = width_px / np.ptp(marks[:, 0])
     unit = float(np.clip(oversampling * final_unit, 40, 115))
 
-    density = 1.15 * unit  # samples in a unit, a little more than pixels
+    density = 1.1 * unit  # samples in a unit, a little more than pixels
     coarse = round(0.5 * np.pi * density), round(2 / 3 * LINEAR_SHARE * np.pi * density)
     painter = paint(surface, (3 * coarse[0], 3 * coarse[1]), rng)
     layers = [head_layer(painter, turn, coarse)]
@@ -233,7 +257,7 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
     landmarks = (marks * unit + origin + 0.5) / scale - 0.5
     neck = (project(np.array([0, 1.9, -0.3]) @ body.T) * unit + origin + 0.5) / scale - 0.5
     return Head(
-        np.round(tile).astype(np.uint8),
+        tile,
         landmarks.astype(np.float32),
         _is_painted_over(painter) | (in_front > 0),
         in_front == 0,

@@ -39,8 +39,8 @@ def background(rng: np.random.Generator, height: int, width: int) -> UInt8[ndarr
     cells = (2, 2) if rng.random() < 0.4 else rng.integers(3, 8, 2)
     tones = rng.normal(0, rng.uniform(12, 42), (*cells, 1)) + rng.normal(0, 9, (*cells, 3))
     small = np.array(_colour(rng)) + tones
-    picture = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    small = np.clip(small, 0, 255).astype(np.uint8)
+    picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
     kind = rng.choice(["plain", "stripes", "tiles", "clutter", "bokeh"],
                       p=[0.25, 0.1, 0.1, 0.35, 0.2])  # fmt: skip
     if kind == "stripes":
@@ -52,9 +52,10 @@ def background(rng: np.random.Generator, height: int, width: int) -> UInt8[ndarr
         if kind == "bokeh" or rng.random() < 0.6:
             picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(1, 5))
     if rng.random() < 0.5:
-        grain = rng.normal(0, rng.uniform(3, 14), (height // 2 + 1, width // 2 + 1))
-        grain = cv2.resize(grain.astype(np.float32), (width, height))
-        picture = np.clip(picture + grain[..., None], 0, 255).astype(np.uint8)
+        size = rng.uniform(3, 14)
+        grain = rng.standard_normal((height // 2 + 1, width // 2 + 1), np.float32) * size
+        grain = cv2.resize(grain, (width, height)).astype(np.int16)
+        picture = cv2.add(picture, cv2.merge([grain] * 3), dtype=cv2.CV_8U)
     return picture
 
 
@@ -115,22 +116,23 @@ def draw_clothes(
     outline = np.concatenate([right[::-1] * [-1, 1], right])
     angle = np.radians(0.25 * roll)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    mask = np.zeros(picture.shape[:2], np.uint8)
-    cv2.fillPoly(mask, [_fixed(outline @ turn.T * unit + neck)], 255, cv2.LINE_AA, _SHIFT)
-    top = max(0, int(neck[1] - unit))
-    if top >= picture.shape[0]:
-        return
-    mask = mask[top:]
+    points = outline @ turn.T * unit + neck
+    left, top = np.maximum(points.min(0).astype(int), 0)
+    right, bottom = np.minimum(points.max(0).astype(int) + 2, picture.shape[1::-1])
     colour = np.array(_colour(rng), np.float32)
-    shade = shrink(mask, 0.25)
-    shade = cv2.GaussianBlur(shade, (0, 0), max(0.5, 0.08 * unit))
-    shade = cv2.resize(shade, mask.shape[::-1]).astype(np.float32) / 255
-    cloth = np.clip(colour * (0.35 + 0.65 * shade[..., None]), 0, 255)
-    if rng.random() < 0.3:
-        stripes = np.sin(np.arange(len(mask)) / unit * rng.uniform(10, 40)) > 0
-        cloth[stripes] = np.clip(cloth[stripes] * rng.uniform(0.6, 1.3), 0, 255)
-    alpha = mask[..., None].astype(np.float32) / 255
-    picture[top:] = picture[top:] + alpha * (cloth - picture[top:])
+    striped, width, contrast = rng.random() < 0.3, rng.uniform(10, 40), rng.uniform(0.6, 1.3)
+    if left >= right or top >= bottom:
+        return
+    region = picture[top:bottom, left:right]
+    mask = np.zeros(region.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [_fixed(points - [left, top])], 255, cv2.LINE_AA, _SHIFT)
+    shade = cv2.GaussianBlur(shrink(mask, 0.25), (0, 0), max(0.5, 0.08 * unit))
+    tone = 0.35 + 0.65 / 255 * cv2.resize(shade, mask.shape[::-1]).astype(np.float32)
+    if striped:
+        tone[np.sin(np.arange(len(mask)) / unit * width) > 0] *= contrast
+    cloth = np.minimum(tone[..., None] * colour, 255)
+    alpha = mask[..., None].astype(np.float32) * np.float32(1 / 255)
+    region[:] = region + alpha * (cloth - region)
 
 
 def paste(picture: UInt8[ndarray, "h w 3"], head: Head, left: int, top: int) -> None:
@@ -311,4 +313,4 @@ def add_noise(
     noise = np.empty(picture.shape, np.int16)
     cv2.setRNGSeed(int(rng.integers(2**31)))
     cv2.randn(noise, 0, size)
-    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+    return cv2.add(picture, noise, dtype=cv2.CV_8U)

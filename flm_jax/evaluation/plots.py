@@ -41,16 +41,16 @@ def draw_faces(
         (i % columns * (size + gap) + gap // 2, i // columns * (size + title) + title)
         for i in range(len(crops))
     ]
-    for (x, y), crop in zip(starts, crops, strict=True):
-        mosaic[y : y + size, x : x + size] = crop
+    for (left, upper), crop in zip(starts, crops, strict=True):
+        mosaic[upper : upper + size, left : left + size] = crop
     width = 2.2 * columns
     height = width * mosaic.shape[0] / mosaic.shape[1] + top
     figure = matplotlib.figure.Figure(figsize=(width, height), dpi=130)
     axes = figure.add_axes((0, 0, 1, 1 - top / height))
     axes.set_axis_off()
     axes.imshow(mosaic, interpolation="bilinear", aspect="auto")
-    for (x, y), text in zip(starts, titles, strict=True):
-        axes.text(x + size / 2, y - 0.02 * size, text, fontsize=8, ha="center", va="bottom")
+    for (left, upper), text in zip(starts, titles, strict=True):
+        axes.text(left + size / 2, upper - 0.02 * size, text, fontsize=8, ha="center", va="bottom")
 
     def placed(points):
         inside = ((points >= -0.5) & (points < size - 0.5)).all(axis=-1, keepdims=True)

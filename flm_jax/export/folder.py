@@ -1,13 +1,37 @@
-"""The export folder, whose files are whole at any time."""
+"""The export folder: files, and the browser page with a network and onnxruntime-web, which runs it.
 
+onnxruntime-web comes from npm in one pinned version; nothing of it is part of this project.
+"""
+
+import contextlib
+import hashlib
+import json
 import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flm_jax.errors import InputError
-from flm_jax.export import page
 from flm_jax.runtime.partial_folder import partial_folder
+
+_PACKAGE = "onnxruntime-web@1.30.0"
+# SHA-256 of the loader, the WebAssembly that it loads, their version, and their licence.
+_RUNTIME = {
+    "dist/ort.wasm.bundle.min.mjs": (
+        "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90"
+    ),
+    "dist/ort-wasm-simd-threaded.wasm": (
+        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
+    ),
+    "package.json": "16f69f755509990539aeb1c8445884960e91adcacab2e8dca8e44ee43601df5c",
+    "README.md": "3089f92ffb02d63365f05d870df5c6ac9bbaed096943b5b4fe55afd9b7a624f8",
+}
+
+_PAGE = Path(__file__).parent / "browser"
 
 
 def write(
@@ -35,10 +59,10 @@ def write(
         with partial_folder(folder) as partial:
             for name, content in files.items():
                 (partial / name).write_bytes(content)
-            page.write(partial / "browser", model, metadata)
-            if not page.has_runtime(folder / vendor):
-                problem = page.fetch_runtime(partial / vendor)
-            for path in partial.rglob("*"):
+            _write_page(partial / "browser", model, metadata)
+            if not _has_runtime(folder / vendor):
+                problem = _fetch_runtime(partial / vendor)
+            for path in list(partial.rglob("*")):
                 if path.is_file():
                     target = folder / path.relative_to(partial)
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,3 +70,51 @@ def write(
     except OSError as error:
         raise InputError(f"{folder}: can't be written: {error.strerror or error}") from error
     return problem and f"{folder / vendor}: {problem}"
+
+
+def _write_page(folder: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
+    shutil.copytree(_PAGE, folder)
+    (folder / "model.onnx").write_bytes(model)
+    (folder / "model.json").write_text(json.dumps(metadata) + "\n")
+
+
+def _has_runtime(vendor: Path) -> bool:
+    """Whether the folder holds onnxruntime-web, whole and of the pinned version."""
+    paths = {vendor / Path(name).name: digest for name, digest in _RUNTIME.items()}
+    return all(
+        path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+        for path, digest in paths.items()
+    )
+
+
+def _fetch_runtime(vendor: Path) -> str | None:
+    """Makes the folder with onnxruntime-web in it; or returns why it can't, and what to do."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return (
+            f"npm is not installed; install it and export again, or put the files of {_PACKAGE} "
+            f"there: {', '.join(_RUNTIME)}"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [npm, "pack", _PACKAGE, "--silent", "--pack-destination", temporary]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+        except subprocess.TimeoutExpired:
+            return f"npm pack {_PACKAGE} took more than 600 s; export again with a network"
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr.strip() or str(error)).splitlines()[-1]
+            return f"npm pack {_PACKAGE} failed ({said}); export again with a network"
+        unpacked = Path(temporary) / "package"
+        with contextlib.suppress(tarfile.TarError, KeyError):
+            (archive,) = Path(temporary).glob("*.tgz")
+            with tarfile.open(archive) as files:
+                members = [files.getmember(f"package/{name}") for name in _RUNTIME]
+                files.extractall(temporary, members, filter="data")
+        vendor.mkdir()
+        for name in _RUNTIME:
+            if (unpacked / name).is_file():
+                shutil.copyfile(unpacked / name, vendor / Path(name).name)
+    if not _has_runtime(vendor):
+        shutil.rmtree(vendor)
+        return f"npm pack {_PACKAGE} brought other files than the pinned ones"
+    return None

@@ -33,15 +33,12 @@ def unsupported(eqn: Any) -> InputError:
     )
 
 
-def _elementwise(*kinds: str, constant: float | None = None) -> Callable[..., Tensor]:
-    """The rule for nodes in a row, whose first takes all the inputs, and the constant."""
+def _elementwise(*kinds: str) -> Callable[..., Tensor]:
+    """The rule for nodes in a row, the first of which takes all the inputs."""
 
     def rule(graph, eqn, *values):
         order = max((value.order for value in values if isinstance(value, Tensor)), key=len)
-        names = [graph.name(value, order) for value in values]
-        if constant is not None:
-            names.append(graph.constant(np.asarray(constant, eqn.invars[0].aval.dtype)))
-        name = graph.add(kinds[0], *names)
+        name = graph.add(kinds[0], *(graph.name(value, order) for value in values))
         for kind in kinds[1:]:
             name = graph.add(kind, name)
         return Tensor(name, order)
@@ -51,20 +48,18 @@ def _elementwise(*kinds: str, constant: float | None = None) -> Callable[..., Te
 
 def _max(graph, eqn, *values):
     """A ReLU by its name, which runtimes fuse with the convolution before it."""
-    for value, other in (values, values[::-1]):
-        if isinstance(value, ndarray) and value.ndim == 0 and value == 0:
-            return _elementwise("Relu")(graph, eqn, other)
+    x, least = values
+    if isinstance(least, ndarray) and least.ndim == 0 and least == 0:
+        return _elementwise("Relu")(graph, eqn, x)
     return _elementwise("Max")(graph, eqn, *values)
 
 
-def _select(graph, eqn, which, *cases):
-    if len(cases) != 2:
-        raise unsupported(eqn)
-    return _elementwise("Where")(graph, eqn, which, *reversed(cases))
+def _log1p(graph, eqn, x):
+    return _elementwise("Add", "Log")(graph, eqn, x, np.ones((), eqn.invars[0].aval.dtype))
 
 
-def _integer_pow(graph, eqn, x):
-    return _elementwise("Pow", constant=eqn.params["y"])(graph, eqn, x)
+def _select(graph, eqn, which, otherwise, value):
+    return _elementwise("Where")(graph, eqn, which, value, otherwise)
 
 
 def _cast(graph, eqn, x):
@@ -122,17 +117,21 @@ def _dot(graph, eqn, x, y):
     return Tensor(graph.add("MatMul", graph.name(x, x_order), graph.name(y, y_order[::-1])), order)
 
 
-def _reduce(kind: str, *, axes_are_input: bool) -> Callable[..., Tensor]:
-    def rule(graph, eqn, x):
-        axes = [x.order.index(axis) for axis in eqn.params["axes"]]
-        if axes_are_input:
-            name = graph.add(kind, x.name, graph.constant(axes), keepdims=0)
-        else:
-            name = graph.add(kind, x.name, axes=axes, keepdims=0)
-        left = [axis for axis in x.order if axis not in eqn.params["axes"]]
-        return Tensor(name, tuple(sorted(left).index(axis) for axis in left))
+def _reduce_sum(graph, eqn, x):
+    axes, order = _reduced(eqn, x)
+    return Tensor(graph.add("ReduceSum", x.name, graph.constant(axes), keepdims=0), order)
 
-    return rule
+
+def _reduce_max(graph, eqn, x):
+    axes, order = _reduced(eqn, x)
+    return Tensor(graph.add("ReduceMax", x.name, axes=axes, keepdims=0), order)
+
+
+def _reduced(eqn, x):
+    """The tensor's axes that go, and the order of those that stay."""
+    left = [axis for axis in x.order if axis not in eqn.params["axes"]]
+    axes = [x.order.index(axis) for axis in eqn.params["axes"]]
+    return axes, tuple(sorted(left).index(axis) for axis in left)
 
 
 def _reshape(graph, eqn, x):
@@ -163,41 +162,18 @@ def _concatenate(graph, eqn, *values):
     return Tensor(graph.add("Concat", *names, axis=order.index(eqn.params["dimension"])), order)
 
 
-def _slice(graph, eqn, x):
-    params = eqn.params
-    starts, ends = params["start_indices"], params["limit_indices"]
-    return _cut(graph, eqn, x, starts, ends, params["strides"] or [1] * len(starts))
-
-
-def _gather(graph, eqn, x, indices):
-    """x[..., :2] and x[..., 0], which JAX traces to this for a batch of any size."""
+def _gather(graph, eqn, x, starts):
+    """A slice such as x[..., :2] or x[..., 0] of a batch of any size."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    if not isinstance(indices, ndarray) or indices.ndim != 1 or numbers.operand_batching_dims:
+    if not isinstance(starts, ndarray) or starts.ndim != 1 or numbers.operand_batching_dims:
         raise unsupported(eqn)
-    starts = [0] * len(sizes)
-    for axis, start in zip(numbers.start_index_map, indices.tolist(), strict=True):
-        starts[axis] = start
-    ends = [start + size for start, size in zip(starts, sizes, strict=True)]
-    return _reshape(graph, eqn, _cut(graph, eqn, x, starts, ends, [1] * len(sizes)))
-
-
-def _cut(graph, eqn, x, starts, ends, steps):
-    whole = [(0, dim, 1) for dim in eqn.invars[0].aval.shape]
-    cuts = zip(starts, ends, steps, strict=True)
-    parts = {axis: cut for axis, cut in enumerate(cuts) if cut != whole[axis]}
-    if not parts:
-        return x
-    first, last, every = (list(numbers) for numbers in zip(*parts.values(), strict=True))
-    settings = first, last, [x.order.index(axis) for axis in parts], every
-    return Tensor(graph.add("Slice", x.name, *map(graph.constant, settings)), x.order)
-
-
-def _pad(graph, eqn, x, filling):
-    config = eqn.params["padding_config"]
-    if any(interior for _, _, interior in config):
-        raise unsupported(eqn)
-    pads = [config[axis][end] for end in (0, 1) for axis in x.order]
-    return Tensor(graph.add("Pad", x.name, graph.constant(pads), graph.name(filling, ())), x.order)
+    axes = numbers.start_index_map
+    ends = [start + sizes[axis] for start, axis in zip(starts, axes, strict=True)]
+    cut = starts, ends, [x.order.index(axis) for axis in axes]
+    name = graph.add(
+        "Slice", x.name, *(graph.constant(np.asarray(values, np.int64)) for values in cut)
+    )
+    return _reshape(graph, eqn, Tensor(name, x.order))
 
 
 def _reshaped(graph, x, shape):
@@ -212,42 +188,32 @@ def _in_order(eqn, name):
 
 
 RULES: dict[str, Callable[..., Tensor]] = {
-    "abs": _elementwise("Abs"),
-    "add": _elementwise("Add"),
+    # By the same name in both.
+    **{
+        name: _elementwise(name.capitalize())
+        for name in ("abs", "add", "div", "exp", "log", "min", "mul", "neg", "sqrt", "sub", "tanh")
+    },
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "conv_general_dilated": _convolution,
     "convert_element_type": _cast,
-    "div": _elementwise("Div"),
     "dot_general": _dot,
     "eq": _elementwise("Equal"),
-    "exp": _elementwise("Exp"),
     "gather": _gather,
     "ge": _elementwise("GreaterOrEqual"),
     "gt": _elementwise("Greater"),
-    "integer_pow": _integer_pow,
     "le": _elementwise("LessOrEqual"),
-    "log": _elementwise("Log"),
-    "log1p": _elementwise("Add", "Log", constant=1),
+    "log1p": _log1p,
     "logistic": _elementwise("Sigmoid"),
     "lt": _elementwise("Less"),
     "max": _max,
-    "min": _elementwise("Min"),
-    "mul": _elementwise("Mul"),
     "ne": _elementwise("Equal", "Not"),
-    "neg": _elementwise("Neg"),
-    "pad": _pad,
-    "reduce_max": _reduce("ReduceMax", axes_are_input=False),
-    "reduce_sum": _reduce("ReduceSum", axes_are_input=True),
+    "reduce_max": _reduce_max,
+    "reduce_sum": _reduce_sum,
     "reduce_window_max": _max_pool,
     "reshape": _reshape,
     "rsqrt": _elementwise("Sqrt", "Reciprocal"),
     "select_n": _select,
-    "slice": _slice,
-    "sqrt": _elementwise("Sqrt"),
-    "square": _elementwise("Pow", constant=2),
     "squeeze": _reshape,
-    "sub": _elementwise("Sub"),
-    "tanh": _elementwise("Tanh"),
     "transpose": _transpose,
 }

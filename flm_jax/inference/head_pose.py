@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from flm_jax import geometry
+from flm_jax.landmarks import MIRROR
 
 # An adult's face, in millimetres: x to the image's right, y down, z away from the viewer; the
 # origin lies between the inner corners of the eyes. The numbers are our own, rounded: across and
@@ -22,20 +23,13 @@ _RIGHT_HALF = {
     59: (16.0, 41.5, -4.0),  # the nose's wing, where it meets the cheek
     58: (8.0, 44.0, -9.0),  # between the wing and the middle
     82: (26.0, 66.0, 1.0),  # corner of the mouth
-}
-_MIDDLE = {
     51: (0.0, -2.0, -6.0),  # root of the nose
     52: (0.0, 10.5, -12.0),
     53: (0.0, 23.0, -21.0),
     54: (0.0, 36.0, -30.0),  # tip of the nose
     57: (0.0, 46.0, -12.0),  # base of the nose
 }
-_MIRRORED = {72: 60, 68: 64, 59: 55, 58: 56, 82: 76}
-_REFERENCE = (
-    _MIDDLE
-    | _RIGHT_HALF
-    | {_MIRRORED[index]: (-x, y, z) for index, (x, y, z) in _RIGHT_HALF.items()}
-)
+_REFERENCE = {int(MIRROR[i]): (-x, y, z) for i, (x, y, z) in _RIGHT_HALF.items()} | _RIGHT_HALF
 
 POSE_POINTS = tuple(sorted(_REFERENCE))
 _POINTS = np.array([_REFERENCE[index] for index in POSE_POINTS])
@@ -82,7 +76,7 @@ def pose_axes(landmarks: Float[ndarray, "98 2"]) -> Float[ndarray, "4 2"] | None
     if solution is None:
         return None
     rotation, translation, camera = solution
-    origin = np.array(_MIDDLE[54])
+    origin = np.array(_REFERENCE[54])
     ends = origin + _AXIS * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, -1]])
     projected, _ = cv2.projectPoints(ends, cv2.Rodrigues(rotation)[0], translation, camera, None)
     return projected[:, 0]

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ from flm_jax.inference import inputs, outputs
 from flm_jax.inference.detector import Detect
 from flm_jax.inference.images import predict_images
 from flm_jax.inference.inputs import Input
-from flm_jax.inference.outputs import Entry
 from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.inference.video import predict_video
 from flm_jax.runtime.signals import collect_signals
@@ -96,7 +95,10 @@ def run(
                     predictor, detect, job.sources, received, tta=tta, num_threads=num_threads
                 )
             entries, problems = found
-            _write(job.folder, entries)
+            json, csv = job.folder / "landmarks.json", job.folder / "landmarks.csv"
+            write_atomically(json, lambda path: outputs.write_json(path, entries))
+            write_atomically(csv, lambda path: outputs.write_csv(path, entries))
+            print(f"{json}: {sum(len(entry.faces) for entry in entries)} faces")
     except OSError as error:
         raise InputError(f"--output={job.folder}: can't be written: {error}") from None
     if received:
@@ -104,13 +106,6 @@ def run(
     if problems:
         count = f"{len(problems)} images or boxes" if len(problems) > 1 else "one image or box"
         raise InputError(f"{count} could not be used, the first: {problems[0]}")
-
-
-def _write(folder: Path, entries: Sequence[Entry]) -> None:
-    path = folder / "landmarks.json"
-    write_atomically(path, lambda new: outputs.write_json(new, entries))
-    write_atomically(path.with_suffix(".csv"), lambda new: outputs.write_csv(new, entries))
-    print(f"{path}: {sum(len(entry.faces) for entry in entries)} faces")
 
 
 def _overlay_names(names: Iterable[str]) -> list[Path]:

@@ -1,1 +1,1 @@
-"""Checkpoints, signals, processes and the work folder."""
+"""Checkpoints, devices, processes, signals and the work folder."""

@@ -1,4 +1,4 @@
-"""What arrays and descriptions are recognised by: shape, dtype and a checksum."""
+"""Descriptions of arrays by dtype, shape and checksum."""
 
 import json
 import zlib
@@ -10,30 +10,30 @@ import numpy as np
 
 
 def leaves(tree: Any) -> dict[str, Any]:
-    """The arrays of a tree by their names, `params/backbone/...`."""
+    """The leaves of a tree by their paths, `params/backbone/...`."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
 def shape(leaf: Any) -> list:
-    """Dtype and shape of an array, or of what has the shape of one, as JSON has them."""
+    """[dtype, shape] of an array or a ShapeDtypeStruct, as JSON."""
     return [str(leaf.dtype), list(leaf.shape)]
 
 
 def describe(leaf: Any) -> list:
-    """`shape` and the checksum of its values."""
+    """[dtype, shape, CRC-32 of the values] of an array, as JSON."""
     return [*shape(leaf), zlib.crc32(np.asarray(leaf).tobytes())]
 
 
 def checksum(content: Any) -> int:
-    """The checksum of what JSON can hold, whatever the order of its keys."""
+    """The CRC-32 of a JSON value, whatever the order of its keys."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def differences(found: Mapping[str, Sequence], expected: Mapping[str, Sequence]) -> str:
-    """The arrays whose `shape` differs, or that only one side has; '' if there are none.
+    """Lines `name: found -> expected` for the arrays that differ in dtype or shape.
 
-    Lines `name: found -> expected`, at most ten, and one with how many more there are.
+    At most ten, and one with the number of the others; '' if there are none.
 
     Args:
         found: `shape` of each, or `describe`, by the names of `leaves`.

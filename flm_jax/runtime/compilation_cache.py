@@ -12,10 +12,10 @@ _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 def enable(folder: Path) -> None:
     """Keeps every compiled program in `folder`, from the next compilation on.
 
-    JAX writes an entry in place and never overwrites one: what a killed process leaves half-written
-    would be read, warned of and compiled anew at every later start. So such entries are removed.
+    JAX writes entries in place and never overwrites one: an entry that a killed process left
+    half-written would warn and be compiled again at every start. So such entries are removed.
 
-    An entry is machine code. Whoever may write to the folder decides what runs.
+    Entries are machine code: whoever can write to the folder decides what runs.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def enable(folder: Path) -> None:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether an entry decompresses, which the end of it decides."""
+    """Whether an entry decompresses to its end."""
     try:
         if content.startswith(_ZSTANDARD):
             import zstandard  # JAX uses it where it is installed.

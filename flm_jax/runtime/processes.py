@@ -1,4 +1,4 @@
-"""Several processes that train or evaluate as one; the first one writes."""
+"""Runs of several processes: connecting them, stopping them together; the first one writes."""
 
 import collections
 import contextlib
@@ -12,16 +12,16 @@ from jax.experimental import multihost_utils
 
 from flm_jax.errors import InputError
 
-# As far as the devices may be behind the training's loop.
+# How many steps the devices may be behind the training loop.
 _STEPS_AHEAD = 2
 
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the run's other processes, before anything is computed.
+    """Connects to the run's other processes, before anything is computed.
 
     Args:
-        coordinator: host:port of the first process, the same for all. None: what Slurm, Open MPI or
-            a TPU says of itself, and one process where there is none of them.
+        coordinator: host:port of the first process, the same for all. None: as Slurm, Open MPI or
+            TPUs announce it; without any of them, one process.
         num_processes: how many there are.
         process_id: which one this is, from 0.
 
@@ -31,7 +31,7 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     given = (coordinator, num_processes, process_id)
     if None in given and given != (None, None, None):
         raise InputError("--coordinator, --num_processes and --process_id are given together")
-    # A signal is for signals.py, which can save before the first step is taken on all.
+    # JAX's own handling of SIGTERM would compete with signals.py.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
@@ -49,14 +49,14 @@ def is_first() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints a line, once for all processes."""
+    """Prints a line on the first process alone."""
     if is_first():
         print(text, flush=True)
 
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
-    """Lets the first process through, and the others when it is done."""
+    """Runs its block on the first process, then on the others."""
     if jax.process_count() == 1:
         yield
         return
@@ -68,10 +68,10 @@ def first_alone() -> Iterator[None]:
 
 
 class StopAgreement:
-    """Whether to stop: the same answer at the same place on all processes, wherever a signal came.
+    """Makes all processes stop at the same step, whichever of them receives the signal.
 
-    While steps are in flight the question travels with them: on the CPU, two programs that talk to
-    other processes at a time would wait for each other.
+    While steps are in flight, the question travels with their batches: on a CPU, two programs that
+    communicate at the same time would deadlock.
 
     Args:
         received: the list of `collect_signals`.
@@ -84,24 +84,24 @@ class StopAgreement:
         self._pending: collections.deque = collections.deque()
 
     def ask_with(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The batch of a step, with the question."""
+        """The batch of a step, with this process's signal in `stop`, i32[b]."""
         if not self._several:
             return batch
         return {**batch, "stop": np.full(len(batch["mask"]), self._own(), np.int32)}
 
     def hear(self, scalars: dict[str, jax.Array]) -> None:
-        """Takes the answer out of a step's scalars, and reads that of a step that is done."""
+        """Takes the largest `stop` out of a step's scalars; reads it some steps later."""
         if self._several:
             self._pending.append(scalars.pop("stop"))
             if len(self._pending) > _STEPS_AHEAD:
                 self._read()
 
     def heard(self) -> int:
-        """The signal that all processes know of, or 0."""
+        """The signal that all processes have agreed on, or 0."""
         return self._agreed if self._several else self._own()
 
     def settle(self) -> int:
-        """The signal, or 0, where no step is in flight."""
+        """Agrees now, after the steps in flight; returns the signal, or 0."""
         if not self._several:
             return self._own()
         while self._pending:
@@ -119,7 +119,7 @@ class StopAgreement:
 
 
 def leave(code: int) -> None:
-    """Ends this process now, where the others would wait for it; they notice and end too."""
+    """Exits; of several processes at once, without waiting for the others, which then end too."""
     if jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,10 +1,10 @@
 """SIGINT and SIGTERM: the first asks to stop where that is safe, the second quits at once.
 
-Python raises KeyboardInterrupt wherever it happens to be; inside of an XLA compilation that ends in
-a segmentation fault. While training, the program looks for itself when it can stop.
+Python's KeyboardInterrupt may come anywhere; inside an XLA compilation it ends in a segmentation
+fault. So training asks between its steps whether to stop.
 
-Python runs a handler only when its main thread comes back from C, which may be minutes when XLA
-compiles. The signal's number goes through a pipe to a thread instead, which does not wait.
+A Python handler runs only when the main thread returns from C, which takes minutes while XLA
+compiles. So the signal's number goes through a pipe to a thread.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def _handled(at_first: Callable[[int], None]) -> Iterator[None]:
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
-    # Without a handler of Python's nothing comes through the pipe.
+    # Python writes to the pipe only for signals that have a Python handler.
     previous = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     previous_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:

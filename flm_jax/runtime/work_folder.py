@@ -1,4 +1,4 @@
-"""The work folder: made, locked while a run trains there, and its files written whole."""
+"""The work folder: created, locked during a training, and written in whole files."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ LOCK = "lock"
 
 
 def make(workdir: Path) -> None:
-    """Makes the work folder; InputError where that is impossible."""
+    """Creates the work folder; raises InputError where that is impossible."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -22,7 +22,7 @@ def make(workdir: Path) -> None:
 
 
 def remove_litter(workdir: Path) -> None:
-    """Removes the unfinished files of killed processes, where no other one runs in the folder."""
+    """Removes unfinished files of `write_atomically` whose processes were killed."""
     for path in workdir.glob(".[0-9]*.*"):
         if not _is_alive(int(path.name.split(".")[1])):
             path.unlink(missing_ok=True)
@@ -40,10 +40,10 @@ def _is_alive(pid):
 
 @contextlib.contextmanager
 def only_run_in(workdir: Path) -> Iterator[None]:
-    """Holds the folder's lock; the file stays, with the last owner's process and host in it.
+    """Holds the folder's lock, a file with the owner's process and host.
 
-    A killed process loses it at once. Worker processes do not keep it: they are new programs, and
-    Python closes what it has open for those.
+    A killed process loses it at once, even if its workers live on: Python closes its files in the
+    programs that it starts.
 
     Raises:
         InputError: another process holds it.
@@ -68,12 +68,12 @@ def _owner(file: int) -> str:
     try:
         owner = json.loads(os.pread(file, 4096, 0))
         return f"process {owner['pid']} on {owner['host']}"
-    except (ValueError, KeyError, TypeError):  # It has just begun.
+    except (ValueError, KeyError, TypeError):  # It is just being written.
         return "another process"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a path beside `path` and renames, so that a good file stays whole."""
+    """Calls `write` with a path beside `path` and renames: `path` is never half-written."""
     new = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         write(new)

@@ -1,4 +1,4 @@
-"""Training's figures, to `metrics.jsonl` and to TensorBoard."""
+"""Writes training metrics to `metrics.jsonl` and to TensorBoard."""
 
 import json
 import os
@@ -15,16 +15,16 @@ _LOG = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends scalars to both logs, each whole on disk when `write` returns.
+    """Appends scalars to both logs, which are on disk when `write` returns.
 
-    TensorBoard's events are made anew from `metrics.jsonl` at every start: a killed process may
-    have left half of one, and in TensorBoard's format nothing can be taken back.
+    TensorBoard's events are written anew from `metrics.jsonl` at every start: a killed process may
+    have left half an event, and its format has no way to remove one.
 
     Args:
         workdir: the folder of both.
-        step: the step that the run continues from; what the logs hold beyond it was not kept by a
-            checkpoint, will be computed again, and is cut off.
-        validated: whether an epoch that ends there has been validated; if not, its row is cut off.
+        step: the step that the run continues from; later rows are cut off, since their steps will
+            be computed again.
+        validated: whether an epoch that ends there was validated; if not, its row is cut off too.
     """
 
     def __init__(self, workdir: Path, step: int, *, validated: bool = True):
@@ -45,10 +45,7 @@ class MetricsWriter:
         self._events.flush()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes one line {"step", "time", **scalars} and the same as TensorBoard scalars.
-
-        The time is in seconds since 1970.
-        """
+        """Writes a row {"step", "time" (seconds since 1970), **scalars} to both."""
         row = {"step": step, "time": time.time(), **scalars}
         self._log.write(json.dumps(row) + "\n")
         self._write_events(row)
@@ -67,7 +64,7 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl`; none if there is no such file."""
+    """The rows of `metrics.jsonl`; none if there is no such file."""
     path = workdir / _LOG
     if not path.exists():
         return []

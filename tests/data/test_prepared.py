@@ -24,7 +24,6 @@ from flm_jax.data import augmentation, loader, prepared, prepared_face, sampler,
 from flm_jax.data.crop import MAX_SHRINK, crop_image, crop_map, face_box
 from flm_jax.data.images import ImageError, read_record_image
 from flm_jax.errors import InputError
-from flm_jax.runtime.partial_folder import partial_name
 
 
 @pytest.fixture(scope="module")
@@ -316,14 +315,6 @@ def test_a_stop_leaves_nothing_and_keeps_what_was(faces_root, tmp_path):
     assert attach(tmp_path / "faces", faces_root, uses_of())
 
 
-def test_what_a_killed_one_left_is_removed(faces_root, tmp_path):
-    left = partial_name(tmp_path / "faces")
-    left.mkdir()
-    (left / "faces-0.array_record").write_bytes(b"half")
-    prepare(tmp_path / "faces", faces_root, uses_of())
-    assert [path.name for path in tmp_path.iterdir()] == ["faces"]
-
-
 # The whole program.
 
 
@@ -331,43 +322,31 @@ def launch(faces_root, workdir, folder, *arguments):
     return (*tiny(faces_root, workdir, f"--config.data.prepared={folder}"), *arguments)
 
 
-@pytest.fixture(scope="module")
-def trained(faces_root, tmp_path_factory):
-    """Prepared, trained from it, and trained from the images, with augmentation."""
-    place = tmp_path_factory.mktemp("trained")
-    more = [
-        "--config.data.augmentation.rotation.probability=1.0",
-        "--config.data.augmentation.scale.probability=1.0",
-    ]
+def test_a_run_trains_alike_on_prepared_faces_and_says_so(faces_root, tmp_path):
+    more = [f"--config.data.augmentation.{name}.probability=1.0" for name in ("rotation", "scale")]
     outputs = []
     for arguments in (
-        launch(faces_root, place / "prepared", place / "faces", *more, "--mode=prepare"),
-        launch(faces_root, place / "prepared", place / "faces", *more),
-        tiny(faces_root, place / "direct", *more),
+        launch(faces_root, tmp_path / "prepared", tmp_path / "faces", *more, "--mode=prepare"),
+        launch(faces_root, tmp_path / "prepared", tmp_path / "faces", *more),
+        tiny(faces_root, tmp_path / "direct", *more),
     ):
         code, output = run(*arguments)
         assert code == 0, output
         outputs.append(output)
-    return place, outputs
-
-
-def test_both_ways_train_alike_and_say_which_they_are(trained, faces_root):
-    place, (prepared_output, output, direct_output) = trained
-    assert f"{place / 'faces'}: 68 faces, " in prepared_output
-    assert output.count(f"faces are read from {place / 'faces'}, as prepared") == 2
-    assert re.search(rf"faces are read from the \w+ in {faces_root}", direct_output)
-    (figures, arrays), (direct_figures, direct) = (
-        load_evaluation(place / name) for name in ("prepared", "direct")
-    )
-    np.testing.assert_array_equal(arrays["target"], direct["target"])
-    assert figures["num_faces"] == direct_figures["num_faces"] == 20
+    assert f"{tmp_path / 'faces'}: 68 faces, " in outputs[0]
+    assert f"faces are read from {tmp_path / 'faces'}, as prepared" in outputs[1]
+    assert re.search(rf"faces are read from the \w+ in {faces_root}", outputs[2])
     losses, expected = (
-        [row["loss"] for row in read_log(place / name) if "loss" in row]
+        [row["loss"] for row in read_log(tmp_path / name) if "loss" in row]
         for name in ("prepared", "direct")
     )
     # The first step sees the same weights, and pixels that JPEG alone has changed.
     assert losses[0] == pytest.approx(expected[0], rel=1e-3)
     assert losses == pytest.approx(expected, rel=0.02)
+    (figures, arrays), (direct_figures, direct) = (
+        load_evaluation(tmp_path / name) for name in ("prepared", "direct")
+    )
+    np.testing.assert_array_equal(arrays["target"], direct["target"])
     assert figures["nme"] == pytest.approx(direct_figures["nme"], rel=0.02)
 
 

@@ -57,7 +57,7 @@ def test_a_wrong_line_is_named_with_what_is_wrong(tmp_path, line, message):
     assert message in str(error.value)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.tuples(

@@ -5,9 +5,8 @@ import sys
 import pytest
 
 from flm_jax.errors import InputError
-from flm_jax.export import folder, page
+from flm_jax.export import folder
 
-FILES = {"landmarks.onnx": b"a network"}
 WASM = "browser/vendor/ort-wasm-simd-threaded.wasm"
 
 
@@ -20,8 +19,8 @@ def write(tmp_path, model=b"a network"):
     return folder.write(tmp_path / "export", {"landmarks.onnx": model}, model, {"input": {}})
 
 
-def make_npm(folder, script):
-    path = folder / "npm"
+def make_npm(where, script):
+    path = where / "npm"
     path.write_text(f"#!{sys.executable}\n{script}")
     path.chmod(0o755)
 
@@ -29,8 +28,8 @@ def make_npm(folder, script):
 @pytest.fixture
 def npm(tmp_path, monkeypatch):
     """An npm whose package holds the pinned files, each with its own name in it."""
-    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in page._RUNTIME}
-    monkeypatch.setattr(page, "_RUNTIME", digests)
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in folder._RUNTIME}
+    monkeypatch.setattr(folder, "_RUNTIME", digests)
     make_npm(
         tmp_path,
         f"""
@@ -79,30 +78,31 @@ def test_nothing_but_the_pinned_runtime_is_taken(tmp_path, script, message):
 
 
 @pytest.mark.parametrize(
-    ("failure", "seen"),
+    ("failure", "seen", "message"),
     [
-        (OSError(28, "No space left on device"), InputError),
-        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(28, "No space left on device"), InputError, "can't be written: No space left"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
     ],
     ids=["full disk", "interrupted"],
 )
-def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch, npm, failure, seen):
-    write(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    (tmp_path / "export" / WASM).write_bytes(b"half")
-    before[tmp_path / "export" / WASM] = b"half"
+def test_a_failed_write_leaves_the_folder_as_it_was(
+    tmp_path, monkeypatch, npm, failure, seen, message
+):
+    def contents():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def fetch(vendor):
         vendor.mkdir()
         (vendor / "half.wasm").write_bytes(b"half")
         raise failure
 
-    monkeypatch.setattr(page, "fetch_runtime", fetch)
-    with pytest.raises(
-        seen, match="export: can't be written: No space left" if seen is InputError else ""
-    ):
+    write(tmp_path)
+    (tmp_path / "export" / WASM).unlink()
+    before = contents()
+    monkeypatch.setattr(folder, "_fetch_runtime", fetch)
+    with pytest.raises(seen, match=message):
         write(tmp_path, b"a better network")
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert contents() == before
 
 
 def test_other_files_in_the_folder_stay(tmp_path):

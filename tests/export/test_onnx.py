@@ -76,16 +76,16 @@ def conv(x, kernel=KERNEL, **settings):
 
 FUNCTIONS = {
     "uneven padding": lambda x: conv(x, window_strides=(2, 1), padding=((0, 1), (2, 1))),
-    "dilation": lambda x: conv(x, rhs_dilation=(2, 2)),
-    "groups": lambda x: conv(x, KERNEL[:, :, :1, :3], feature_group_count=3),
+    "dilated groups": lambda x: conv(
+        x, KERNEL[..., :1, :3], feature_group_count=3, rhs_dilation=(1, 2)
+    ),
     "max pool": lambda x: nn.max_pool(x, (3, 2), strides=(2, 1), padding=((1, 1), (0, 1))),
     "dense layer on a map": lambda x: conv(x).reshape(x.shape[0], -1, 12) @ KERNEL.reshape(12, 9),
     "a kernel on the left": lambda x: jnp.einsum(
-        "bhwc,kh->bckw", x, KERNEL[:2, :, 0].reshape(4, 6)
+        "bhwc,kh->bckw", x, KERNEL[:2].reshape(4, 18)[:, :6]
     ),
     "soft argmax": lambda x: (nn.softmax(9 * x, axis=2) * jnp.arange(6.0)[:, None]).sum(axis=2),
-    "slices": lambda x: jnp.concatenate([x[..., :2], x[..., 2:], conv(x)[..., 1:3]], axis=3),
-    "a slice with steps": lambda x: jax.lax.slice_in_dim(x, 1, 6, stride=2, axis=2),
+    "slices": lambda x: jnp.concatenate([x[..., :2], x[..., 2:], conv(x)[:, :, :, 1:3]], axis=3),
     "an index": lambda x: x[..., -1] - conv(x)[..., 0],
     "broadcasts": lambda x: jnp.where(x > 0.1, x, jnp.full_like(x, 2)) + jnp.arange(3.0),
     "comparisons": lambda x: sum(
@@ -93,11 +93,10 @@ FUNCTIONS = {
         for i, mask in enumerate([x < 0, x <= 0.5, x >= 0.3, x != 0, x == 0], start=1)
     ),
     "activations": lambda x: nn.softplus(x) + nn.sigmoid(x) * jnp.tanh(x) + nn.leaky_relu(x),
-    "roots and powers": lambda x: jnp.sqrt(x**2 + 1) + jax.lax.rsqrt(jnp.abs(x) + 1) + (-x) ** 3,
-    "logarithms": lambda x: jnp.log(jnp.maximum(x, 0.5)) + jnp.minimum(jnp.log1p(x * x), 0.3),
-    "layer norm": lambda x: (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1),
-    "padding": lambda x: jnp.pad(x, ((0, 0), (1, 1), (0, 1), (0, 0)), constant_values=3),
-    "transposes": lambda x: x.transpose(0, 3, 1, 2).swapaxes(2, 3) + x.transpose(0, 3, 2, 1) ** 2,
+    "roots": lambda x: jnp.sqrt(jnp.abs(x)) + jax.lax.rsqrt(jnp.maximum(x, 0.5)),
+    "logarithms": lambda x: jnp.log(jnp.maximum(0.5, x)) + jnp.minimum(jnp.log1p(x * x), 0.3),
+    "means": lambda x: (x - x.mean(axis=(1, 3), keepdims=True)) / (1 - x.max(-1, keepdims=True)),
+    "transposes": lambda x: x.transpose(0, 3, 1, 2).swapaxes(2, 3) + 2 * x.transpose(0, 3, 2, 1),
     "whole numbers": lambda x: (x * 9).astype(np.int32).astype(np.float32),
 }
 

@@ -144,11 +144,15 @@ def test_an_image_without_a_face_is_an_entry_and_a_hint(predictor, tmp_path, cap
     assert "no face found; --boxes image" in capsys.readouterr().out
 
 
-def test_file_names_need_not_be_utf8(predictor, tmp_path):
-    name = os.fsdecode(b"\xff.png")
-    write(tmp_path / "in" / name)
-    (entry,) = predict(predictor, tmp_path / "in", tmp_path / "out")
-    assert entry["image"].endswith(name)
+def test_file_names_need_not_be_utf8(predictor, tmp_path, capsys):
+    good, broken = (os.fsdecode(name) for name in (b"\xff.png", b"\xfe.png"))
+    write(tmp_path / "in" / good)
+    (tmp_path / "in" / broken).write_bytes(b"hello")
+    with pytest.raises(InputError, match="one image or box could not be used"):
+        predict(predictor, tmp_path / "in", tmp_path / "out")
+    assert "udcfe.png: not a" in capsys.readouterr().out
+    (entry,) = read(tmp_path / "out")
+    assert entry["image"].endswith(good)
     assert b"\xff.png" in (tmp_path / "out/landmarks.csv").read_bytes()
 
 
