@@ -40,8 +40,9 @@ def paint(surface: Surface, shape: tuple[int, int], rng: np.random.Generator) ->
 
 def _paint_skin(painter: Painter) -> None:
     p, marks = painter.surface.p, painter.surface.landmarks
-    rows, columns = 52, 64
-    longitude, sine = grid_longitude(columns)[None], grid_sine(rows)[:, None]
+    rows, columns = 44, 48
+    longitude = grid_longitude(columns)[None].astype(np.float32)
+    sine = grid_sine(rows)[:, None].astype(np.float32)
     points = painter.surface.base(longitude, sine)
     x, y, front = np.abs(points[..., 0]), points[..., 1], np.cos(longitude) > 0
     skin = np.broadcast_to(np.array(p.skin, np.float32), (rows, columns, 3)).copy()
@@ -70,11 +71,11 @@ def _paint_skin(painter: Painter) -> None:
     skin *= 1 - 0.35 * np.clip(1 + (hairline(p, longitude) - y) / 0.12, 0, 1)[..., None]
     # Skin is smooth: half of the grid's resolution is enough.
     half = painter.shape[1] // 2, painter.shape[0] // 2
-    skin = cv2.resize(skin.astype(np.float32), half, interpolation=cv2.INTER_CUBIC)
+    skin = cv2.resize(skin.astype(np.float32), half)
     if p.texture:
         mottle = painter.noise((20, 26), half) * 0.03
-        mottle += painter.noise((half[1] // 2, half[0] // 2), half) * 0.025
-        skin *= 1 + p.texture * mottle[..., None]
+        mottle += painter.noise((half[1] // 3, half[0] // 3), half) * 0.025
+        skin *= 1 + np.float32(p.texture) * mottle[..., None]
     skin = np.clip(skin, 0, 255).astype(np.uint8)
     cv2.resize(skin, painter.shape[::-1], dst=painter.colour)
     spots = painter.rng.uniform([-0.75, 0.1], [0.75, 0.75], (p.freckles, 2))
@@ -111,12 +112,8 @@ def _paint_eye(painter: Painter, side: int) -> None:
     skin = painter.colour[box].copy()
     painter.fill(eye, (242, 238, 234))
     radius = 0.47 * p.eye_width
-    painter.fill(disc(pupil, radius, radius), shade(p.iris, 0.55))
-    painter.fill(disc(pupil, radius * 0.84, radius * 0.84), p.iris)
-    painter.fill(
-        disc(pupil + np.array([0, 0.012]), radius * 0.6, radius * 0.6), shade(p.iris, 1.35), 0.6
-    )
-    painter.fill(disc(pupil, radius * 0.44, radius * 0.44), (10, 8, 8))
+    iris = [(1, shade(p.iris, 0.55)), (0.84, p.iris), (0.6, shade(p.iris, 1.2))]
+    painter.rings(pupil, radius, [*iris, (0.44, (10, 8, 8))])
     painter.line(upper + np.array([0, 0.02]), (60, 45, 45), 0.05, 0.45, 0.015)
     # What the lids hide is skin again.
     mask = np.zeros(skin.shape[:2], np.uint8)

@@ -66,6 +66,8 @@ def ear_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
     hollow = np.exp(-(((z - 0.15) / 0.45) ** 2) - ((y - 0.02) / 0.6) ** 2) > 0.6
     layers = []
     for side in (-1, 1):
+        if side * p.yaw > 35:  # Behind the head.
+            continue
         placed = local * [1, 0.3, 0.19]
         placed[..., 1] -= 0.25 * placed[..., 2]
         placed = placed @ rotation(-24.0 * side, 0.0, 6.0 * side).T
@@ -85,6 +87,8 @@ def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
     points = np.stack(np.broadcast_arrays(x, y, z), -1)
     blend = np.clip(t * 1.3, 0, 1)[..., None]
     points = (points @ turn.T) * (1 - blend) + (points @ body.T) * blend
+    # A lowered head comes forward, so that its chin stays before the neck.
+    points[..., 2] -= 1.2 * max(0.0, -np.sin(np.radians(p.pitch))) * np.minimum(2 * t, 1)
     down = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None, None]
     # The chin keeps the light off the neck.
     shade = 0.45 + 0.5 * np.clip((down - 0.45) / 0.5, 0, 1)
@@ -140,6 +144,8 @@ def glasses_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]
     arm_y, arm_z = np.meshgrid([-0.14, -0.06], np.linspace(-0.35, 0.9, 16), indexing="ij")
     layers = [Layer(points @ turn.T, colour, mask, True, 0.5)]
     for side in (-1, 1):
+        if side * p.yaw > 50:  # Behind the head.
+            continue
         arm = np.stack([side * (1.06 * p.breadth + 0 * arm_z), arm_y, arm_z], -1)
         arm_shape = (max(4, int(0.14 * unit)), int(1.8 * unit), 3)
         arm_colour = np.full(arm_shape, p.glasses_colour, np.uint8)

@@ -10,7 +10,6 @@ from numpy import ndarray
 from flm_jax.drawing.parameters import Colour, Number
 from flm_jax.drawing.surface import Surface, column_longitude, section_longitude
 
-
 _ANGLE = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLE), np.sin(_ANGLE)], 1)
 
@@ -53,24 +52,25 @@ class Painter:
         self.unit = shape[0] / np.pi / 1.5  # grid rows in a unit, about the eyes
         u = np.linspace(-1, 1, 2001)
         self._table = column_longitude(u), u
-        # Tables of what `angles` and `cells` find: rows, widths and middles by height, columns by
-        # the share of the width.
-        y = np.linspace(-0.999 * surface.p.crown, 0.999 * surface.bottom, 400)
-        ends = [
-            surface.base(np.full(400, side), surface.sine(y))[:, 0]
-            for side in (-np.pi / 2, np.pi / 2)
-        ]
-        rows = self.cells(np.zeros(400), surface.sine(y))[:, 1]
-        self._by_height = y, rows, (ends[1] + ends[0]) / 2, (ends[1] - ends[0]) / 2
+        # Tables of what `angles` and `cells` find: rows, middles and widths at even heights, and
+        # columns by the share of the width.
+        y = np.linspace(-surface.p.crown, surface.bottom, 400)
+        sine = surface.sine(y)
+        left, right = (surface.base(np.full(400, a), sine)[:, 0] for a in (-np.pi / 2, np.pi / 2))
+        rows = self.cells(np.zeros(400), sine)[:, 1]
+        self._by_height = np.stack([rows, (right + left) / 2, (right - left) / 2], 1)
+        self._top, self._step = y[0], y[1] - y[0]
         share = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 600))
         self._by_share = share, self.cells(section_longitude(share), np.zeros(600))[:, 0]
 
     def grid(self, xy: Float[ndarray, "n 2"]) -> Float[ndarray, "n 2"]:
         """Columns and rows of points of the frontal plane."""
-        y, *tables = self._by_height
-        row, middle, width = (np.interp(xy[:, 1], y, table) for table in tables)
-        column = np.interp((xy[:, 0] - middle) / width, *self._by_share)
-        return np.stack([column, row], -1)
+        place = np.minimum(np.maximum((xy[:, 1] - self._top) / self._step, 0), 398.999)
+        at = place.astype(int)
+        above = self._by_height[at]
+        found = above + (place - at)[:, None] * (self._by_height[at + 1] - above)
+        column = np.interp((xy[:, 0] - found[:, 1]) / found[:, 2], *self._by_share)
+        return np.stack([column, found[:, 0]], -1)
 
     def cells(self, longitude: ndarray, sine: ndarray) -> Float[ndarray, "n 2"]:
         column = (np.interp(longitude, *self._table) + 1) / 2 * self.shape[1] - 0.5
@@ -80,6 +80,14 @@ class Painter:
     def fixed(self, xy: ndarray) -> ndarray:
         """Columns and rows as OpenCV draws them, with 4 fractional bits."""
         return np.round(self.grid(xy) * 16).astype(np.int32)
+
+    def rings(self, centre: ndarray, radius: float, fills: list[tuple[float, Colour]]) -> None:
+        """Fills discs about a centre, each of a share of the radius, one on another."""
+        edge = self.grid(disc(centre, radius, radius))
+        middle = edge.mean(0)
+        for share, colour in fills:
+            points = np.round((middle + share * (edge - middle)) * 16).astype(np.int32)
+            cv2.fillPoly(self.colour, [points], colour, cv2.LINE_AA, 4)
 
     def fill(self, xy: ndarray, colour: Colour, opacity: Number = 1.0, soft: Number = 0.0) -> None:
         """Fills a polygon; `soft` is the blur of its edge, in units."""
@@ -111,15 +119,17 @@ class Painter:
 
     def _blend(self, draw, points, colour, opacity, soft, margin=0.0) -> None:
         pad = int((3 * soft + margin) * self.unit) + 3
-        low = np.maximum(points.min(0) // 16 - pad, 0)
-        high = np.minimum(points.max(0) // 16 + pad + 1, self.shape[::-1])
-        if (high <= low).any():
+        x, y, w, h = cv2.boundingRect(points)
+        left, top = max(x // 16 - pad, 0), max(y // 16 - pad, 0)
+        right = min((x + w) // 16 + pad + 1, self.shape[1])
+        bottom = min((y + h) // 16 + pad + 1, self.shape[0])
+        if right <= left or bottom <= top:
             return
-        mask = np.zeros((high - low)[::-1], np.uint8)
-        draw(mask, low * 16)
+        mask = np.zeros((bottom - top, right - left), np.uint8)
+        draw(mask, np.array([left * 16, top * 16], np.int32))
         if soft:
             mask = cv2.GaussianBlur(mask, (0, 0), soft * self.unit)
-        region = self.colour[low[1] : high[1], low[0] : high[0]]
+        region = self.colour[top:bottom, left:right]
         alpha = mask[..., None].astype(np.float32) * np.float32(opacity / 255)
         region[:] = region + alpha * (np.array(colour, np.float32) - region)
 

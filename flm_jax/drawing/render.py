@@ -51,10 +51,15 @@ class Head(NamedTuple):
 
 def _light_up(layer: Layer, light: Light) -> tuple[ndarray, ndarray, ndarray]:
     """How much the surface faces the viewer, its brightness and its highlight; f32[r, c] each."""
-    points = layer.points.astype(np.float32)
-    (ax, ay, az), (dx, dy, dz) = (np.moveaxis(np.gradient(points, axis=a), -1, 0) for a in (1, 0))
-    normal = np.stack([ay * dz - az * dy, az * dx - ax * dz, ax * dy - ay * dx], -1)
-    normal /= np.sqrt((normal**2).sum(-1, keepdims=True)) + 1e-9
+    points = np.ascontiguousarray(layer.points, np.float32)
+    # Differences along the rows and down the columns; their length does not matter.
+    slope = np.array([[-1, 0, 1]], np.float32)
+    (ax, ay, az), (dx, dy, dz) = (
+        cv2.split(cv2.filter2D(points, -1, kernel, borderType=cv2.BORDER_REPLICATE))
+        for kernel in (slope, slope.T)
+    )
+    normal = cv2.merge([ay * dz - az * dy, az * dx - ax * dz, ax * dy - ay * dx])
+    normal /= np.sqrt(np.einsum("rci,rci->rc", normal, normal))[..., None] + 1e-9
     facing = normal[..., 2].copy()
     if layer.two_sided:
         normal[facing < 0] *= -1
@@ -89,23 +94,26 @@ def _depth(z: ndarray) -> ndarray:
 
 def _splat(
     layers: list[Layer],
+    places: list[ndarray],
     light: Light,
-    unit: float,
-    origin: Float[ndarray, "2"],
     size: tuple[int, int],
 ) -> _Image:
-    """Each pixel takes the nearest sample of any layer."""
+    """Each pixel takes the nearest sample of any layer; `places` are the layers' points in pixels,
+    from the image's corner."""
     height, width = size
     pixels, samples, depths, parts, starts = [], [], [], [], [0]
-    for layer in layers:
+    for layer, place in zip(layers, places, strict=True):
         facing, *lit = _light_up(layer, light)
-        place = np.clip(project(layer.points) * unit + origin + 0.5, 0, [width - 0.5, height - 0.5])
         coarse, dense = _facing_part(layer, facing)
         colour = layer.colour[dense]
         h, w = colour.shape[:2]
         x, y, z = (
             cv2.resize(np.float32(a[coarse]), (w, h))
-            for a in (place[..., 0], place[..., 1], _depth(layer.points[..., 2]))
+            for a in (
+                np.clip(place[..., 0], 0, width - 0.5),
+                np.clip(place[..., 1], 0, height - 0.5),
+                _depth(layer.points[..., 2]),
+            )
         )
         pixel = y.astype(np.int32)
         pixel *= width
@@ -115,20 +123,21 @@ def _splat(
             front = (facing[coarse] > -0.1).astype(np.uint8)
             seen = seen & (cv2.resize(front, (w, h), interpolation=cv2.INTER_NEAREST) > 0)
         chosen = np.flatnonzero(seen)
-        pixels.append(pixel.ravel()[chosen])
+        pixels.append(pixel.ravel().take(chosen).astype(np.intp))
         depths.append(z.astype(np.uint16).ravel())
         samples.append(chosen + starts[-1])
         parts.append((colour, np.dstack([a[coarse] for a in lit])))
         starts.append(starts[-1] + h * w)
     depth = np.concatenate(depths)
     index = _nearest(np.concatenate(pixels), np.concatenate(samples), depth, height * width)
-    index = _close_holes(_close_holes(index.reshape(size), depth), depth)
+    index = _close_holes(index.reshape(size), depth)
+    index = _close_holes(index, depth)
     image = np.zeros((height * width, 4), np.uint8)
     which = np.searchsorted(starts, index, side="right") - 1
-    for i, (colour, lit) in enumerate(parts):
+    for i, (colour, coarse_light) in enumerate(parts):
         pixel = np.flatnonzero(which == i)
         if len(pixel):
-            image[pixel] = _lit_samples(colour, lit, index.ravel()[pixel] - starts[i])
+            image[pixel] = _lit_samples(colour, coarse_light, index.ravel()[pixel] - starts[i])
     seen_depth = np.where(index >= 0, depth[index], np.uint16(0))
     return _Image(image.reshape(height, width, 4), seen_depth, which)
 
@@ -142,12 +151,10 @@ def _lit_samples(colour: ndarray, lit: ndarray, sample: ndarray) -> UInt8[ndarra
         row, column = np.divmod(part, w)
         x = ((column + 0.5) * (lit.shape[1] / w) - 0.5).astype(np.float32)[None]
         y = ((row + 0.5) * (lit.shape[0] / h) - 0.5).astype(np.float32)[None]
-        blocks.append(
-            cv2.remap(lit, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
-        )
+        blocks.append(cv2.remap(lit, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0])
     light = np.concatenate(blocks)
     values = np.full((len(sample), 4), 255, np.uint8)
-    shaded = colour.reshape(-1, 3)[sample] * light[:, :1]
+    shaded = colour.reshape(-1, 3).take(sample, axis=0) * light[:, :1]
     shaded += light[:, 1:]
     values[:, :3] = np.minimum(shaded, 255)
     return values
@@ -176,7 +183,7 @@ def _nearest(pixel: ndarray, sample: ndarray, depth: ndarray, pixels: int) -> nd
     index = np.full(pixels, -1)
     index[pixel] = sample
     while len(sample):
-        nearer = depth[sample] > depth[index[pixel]] + np.uint16(300)
+        nearer = depth.take(sample) > depth.take(index.take(pixel)) + np.uint16(300)
         pixel, sample = pixel[nearer], sample[nearer]
         index[pixel] = sample
     return index
@@ -215,7 +222,7 @@ def _layer_in_front(image: _Image, marks: ndarray, z: ndarray) -> Int[ndarray, "
     return np.where(hidden, image.layer[row, column], -1)
 
 
-def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.1) -> Head:
+def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.0) -> Head:
     """Draws a head; its leftmost and its rightmost landmark lie `width_px` apart."""
     rng = np.random.default_rng(p.seed)
     surface = Surface(p)
@@ -226,7 +233,7 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
     final_unit = width_px / np.ptp(marks[:, 0])
     unit = float(np.clip(oversampling * final_unit, 40, 115))
 
-    density = 1.1 * unit  # samples in a unit, a little more than pixels
+    density = unit  # samples in a unit
     coarse = round(0.5 * np.pi * density), round(2 / 3 * LINEAR_SHARE * np.pi * density)
     painter = paint(surface, (3 * coarse[0], 3 * coarse[1]), rng)
     layers = [head_layer(painter, turn, coarse)]
@@ -244,23 +251,28 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
         layers += glasses_layers(p, turn, density)
 
     # The final tile and the fine one cover the same square, edge on edge.
-    places = [project(layer.points).reshape(-1, 2) for layer in layers]
-    low = np.clip(np.min([place.min(0) for place in places], axis=0) - 0.05, [-2.0, -2.15], -0.5)
-    high = np.clip(np.max([place.max(0) for place in places], axis=0) + 0.05, 0.5, [2.0, 2.45])
+    places = [project(layer.points.astype(np.float32)) for layer in layers]
+    low = np.floor(np.min([place.min((0, 1)) for place in places], axis=0) * 20 - 1) / 20
+    high = np.ceil(np.max([place.max((0, 1)) for place in places], axis=0) * 20 + 1) / 20
+    low, high = np.clip(low, [-2.0, -2.15], -0.5), np.clip(high, 0.5, [2.0, 2.45])
     final = np.ceil((high - low) * final_unit).astype(int)
     fine = np.round(final * unit / final_unit).astype(int)
     scale = fine / final
-    origin = (fine - (low + high) * unit - 1) / 2
-    image = _splat(layers, p.light, unit, origin, (int(fine[1]), int(fine[0])))
-    in_front = _layer_in_front(image, marks * unit + origin, space[:, 2])
+    corner = (final - (low + high) * final_unit - 1) / 2
+    landmarks = marks * final_unit + corner
+    places = [
+        place * np.float32(final_unit * scale) + np.float32((corner + 0.5) * scale)
+        for place in places
+    ]
+    image = _splat(layers, places, p.light, (int(fine[1]), int(fine[0])))
+    in_front = _layer_in_front(image, (landmarks + 0.5) * scale - 0.5, space[:, 2])
     tile = cv2.resize(image.colour, final.tolist(), interpolation=cv2.INTER_AREA)
-    landmarks = (marks * unit + origin + 0.5) / scale - 0.5
-    neck = (project(np.array([0, 1.9, -0.3]) @ body.T) * unit + origin + 0.5) / scale - 0.5
+    neck = project(np.array([0, 1.9, -0.3]) @ body.T) * final_unit + corner
     return Head(
         tile,
         landmarks.astype(np.float32),
         _is_painted_over(painter) | (in_front > 0),
         in_front == 0,
-        unit / float(scale[0]),
+        float(final_unit),
         neck.astype(np.float32),
     )

@@ -50,7 +50,8 @@ def background(rng: np.random.Generator, height: int, width: int) -> UInt8[ndarr
     elif kind != "plain":
         _draw_clutter(rng, picture, round_only=kind == "bokeh")
         if kind == "bokeh" or rng.random() < 0.6:
-            picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(1, 5))
+            small = shrink(picture, 1 / rng.uniform(1.7, 5))
+            picture = cv2.resize(small, (width, height))
     if rng.random() < 0.5:
         size = rng.uniform(3, 14)
         grain = rng.standard_normal((height // 2 + 1, width // 2 + 1), np.float32) * size
@@ -130,9 +131,9 @@ def draw_clothes(
     tone = 0.35 + 0.65 / 255 * cv2.resize(shade, mask.shape[::-1]).astype(np.float32)
     if striped:
         tone[np.sin(np.arange(len(mask)) / unit * width) > 0] *= contrast
-    cloth = np.minimum(tone[..., None] * colour, 255)
-    alpha = mask[..., None].astype(np.float32) * np.float32(1 / 255)
-    region[:] = region + alpha * (cloth - region)
+    cloth = np.minimum(tone[..., None] * colour, 255).astype(np.uint8)
+    alpha = mask * np.float32(1 / 255)
+    region[:] = cv2.blendLinear(cloth, np.ascontiguousarray(region), alpha, 1 - alpha)
 
 
 def paste(picture: UInt8[ndarray, "h w 3"], head: Head, left: int, top: int) -> None:
@@ -144,8 +145,8 @@ def paste(picture: UInt8[ndarray, "h w 3"], head: Head, left: int, top: int) -> 
         return
     tile = head.tile[y0 - top : y1 - top, x0 - left : x1 - left]
     region = picture[y0:y1, x0:x1]
-    behind = region * ((255 - tile[..., 3:]) * np.float32(1 / 255))
-    region[:] = np.minimum(behind + tile[..., :3] + 0.5, 255)
+    free = cv2.merge([255 - tile[..., 3]] * 3)
+    region[:] = cv2.add(cv2.multiply(region, free, scale=1 / 255), tile[..., :3])
 
 
 # --- in front of faces -------------------------------------------------------------------------
@@ -295,15 +296,24 @@ def blur(
         return cv2.GaussianBlur(picture, (0, 0), max(0.9, rng.uniform(0.018, 0.034) * face_px))
     if kind == 1:
         length, angle = max(4.0, rng.uniform(0.08, 0.14) * face_px), rng.uniform(0, np.pi)
-        n = int(length) // 2 * 2 + 5
-        kernel = np.zeros((n, n), np.float32)
-        reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
-        ends = [_fixed(np.stack([n // 2 - reach, n // 2 + reach]))]
-        cv2.polylines(kernel, ends, False, 1.0, 1, cv2.LINE_AA, _SHIFT)
-        return cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+        return _move(picture, length * np.array([np.cos(angle), np.sin(angle)]))
     height, width = picture.shape[:2]
     factor = min(0.5, rng.uniform(19, 30) / face_px)
     return cv2.resize(shrink(picture, factor), (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _move(picture: UInt8[ndarray, "h w 3"], way: ndarray) -> UInt8[ndarray, "h w 3"]:
+    """The mean of the picture along a way in pixels."""
+    height, width = picture.shape[:2]
+    pad = int(np.abs(way).max() / 2) + 1
+    padded = cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+    padded = padded.astype(np.float32)
+    steps = round(np.hypot(*way)) + 1
+    total = np.zeros(picture.shape, np.float32)
+    for share in np.linspace(-0.5, 0.5, steps):
+        x, y = np.round(share * way).astype(int) + pad
+        total += padded[y : y + height, x : x + width]
+    return (total * np.float32(1 / steps) + 0.5).astype(np.uint8)
 
 
 def add_noise(

@@ -186,20 +186,20 @@ def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
     """
     p = surface.p
     most = np.radians(90 + 3 * abs(np.sin(np.radians(p.yaw))))
-    around = np.linspace(-most, most, 97)
+    around = np.linspace(-most, most, 65)
     plane = jaw_plane(p, np.sin(around))
     longitude = np.arctan2(np.sin(around), plane)
     sine = np.cos(around) / np.hypot(1, plane)
     # From its own longitude up to 8 degrees beside the front, whichever sticks out the most.
-    share = np.linspace(0, 1, 25)[:, None]
+    share = np.linspace(0, 1, 17)[:, None]
     nearest = np.sign(longitude) * np.minimum(np.abs(longitude), np.radians(8))
     candidates = longitude + (nearest - longitude) * share
     shape = surface.base(candidates, np.broadcast_to(sine, candidates.shape))
     unrolled = shape @ rotation(p.yaw, p.pitch, 0.0).T
     best = np.argmax(np.sign(longitude) * unrolled[..., 0] - 1e-3 * share, axis=0)
-    longitude, place = candidates[best, range(97)], project(unrolled[best, range(97)])
+    longitude, place = candidates[best, range(65)], project(unrolled[best, range(65)])
     length = np.r_[0, np.cumsum(np.hypot(*np.diff(place, axis=0).T))]
-    even = np.r_[np.linspace(0, length[48], 17), np.linspace(length[48], length[-1], 17)[1:]]
+    even = np.r_[np.linspace(0, length[32], 17), np.linspace(length[32], length[-1], 17)[1:]]
     return np.interp(even, length, longitude), np.interp(even, length, sine)
 
 
