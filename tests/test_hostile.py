@@ -94,7 +94,7 @@ def test_any_bytes_give_a_picture_or_a_picture_error(tmp_path, test_records, req
     whole = pathlib.Path(test_records[0].image_path).read_bytes()
 
     @settings(
-        max_examples=2000 if request.config.getoption("--full") else 200,
+        max_examples=2000 if request.config.getoption("--full") else 100,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
@@ -142,7 +142,7 @@ def test_any_list_gives_records_or_a_list_error_with_a_line(tmp_path, kind, requ
     }
 
     @settings(
-        max_examples=5000 if request.config.getoption("--full") else 500,
+        max_examples=5000 if request.config.getoption("--full") else 150,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
