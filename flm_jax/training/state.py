@@ -20,7 +20,7 @@ class TrainState:
     Attributes:
         step: i32[].
         params: the network's parameters, float32.
-        batch_stats: batch norm's running means and variances, float32.
+        batch_stats: batch norm's running means and variances, float32; {} without batch norm.
         opt_state: the optimiser's.
         ema: exponential moving averages of `params` and `batch_stats`, or {}.
 
@@ -106,7 +106,7 @@ def create_train_state(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
-            batch_stats=variables["batch_stats"],
+            batch_stats=variables.get("batch_stats", {}),
             opt_state=optimizer.init(variables["params"]),
             # Copies: the train step takes the memory of each leaf once.
             ema=jax.tree.map(jnp.copy, variables) if with_ema else {},

@@ -51,7 +51,7 @@ def train_step(
             mutable=["batch_stats"],
         )
         losses = face_loss(outputs, batch["landmarks"])
-        return (losses * batch["mask"]).sum(), updated["batch_stats"]
+        return (losses * batch["mask"]).sum(), updated.get("batch_stats", {})
 
     (loss, batch_stats), gradients = jax.value_and_grad(loss_sum, has_aux=True)(state.params)
     # Sums over faces and devices, divided once: a mean of means would weigh the faces unequally.
