@@ -80,8 +80,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         for _ in range(2):
             jax.block_until_ready((steps.train(), steps.evaluate()))
         flops = count_flops(steps.folded, steps.variables, config.data.image_size)
-        # Multiplications of a plain network; a backward pass costs two forward ones.
-        figures["model_flops_per_image"] = {"train": 3 * flops, "eval": flops}
+        # A backward pass costs two forward ones.
+        figures["model_flops_per_image"] = {"train": 3 * flops, "eval": flops} if flops else {}
         figures["host_peak_bytes"], figures["device_bytes"] = peak_bytes(), _device_bytes()
         measures: dict[str, Callable[[], float]] = {}
         if against:
@@ -140,13 +140,23 @@ class _Steps:
         return self._eval_step(self.variables, self._batch)["loss"]
 
 
-def count_flops(model: nn.Module, variables: Any, image_size: int) -> float:
-    """Of the network for an image, as XLA counts them."""
+def count_flops(model: nn.Module, variables: Any, image_size: int) -> float | None:
+    """Floating-point operations of the network for an image, as XLA counts them; None where it
+    does not.
+
+    Args:
+        model: images -> outputs.
+        variables: what it takes, arrays or shapes.
+        image_size: the side of the image.
+    """
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     apply = jax.jit(lambda variables, image: model.apply(variables, image, train=False))
-    # On a CPU the network multiplies less, which is to show as a better use of the device.
-    cost: Any = apply.trace(variables, image).lower(lowering_platforms=("tpu",)).cost_analysis()
-    return cost["flops"]
+    # The CPU's client counts, as a GPU's has no such analysis; "tpu" means plain convolutions.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = apply.trace(shapes, image).lower(lowering_platforms=("tpu",))
+        cost: Any = lowered.cost_analysis()
+    return cost["flops"] if cost else None
 
 
 def _device_bytes() -> int:
