@@ -139,7 +139,8 @@ def check_launch(arguments):
     for name, value in given:
         key = name.removeprefix("config.")
         if key == name:
-            assert {name, value if name == "mode" and value else name} <= LAUNCH, (name, value)
+            assert name in LAUNCH
+            assert name != "mode" or (ROOT / f"flm_jax/modes/{value}.py").is_file(), value
         elif PLACEHOLDER.fullmatch(value):
             config[key]
         else:

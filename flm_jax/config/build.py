@@ -159,7 +159,7 @@ def evaluation_batches(
         records: the faces.
         box: their box, one of `crop.BOXES`.
         flip: whether they are mirrored.
-        at_unreadable: of `input_pipeline.batches`.
+        at_unreadable: of `loader.batches`.
     """
     order = sampler.EvaluationSampler(
         len(records), config.batch_size, jax.process_index(), jax.process_count()

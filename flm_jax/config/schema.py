@@ -147,8 +147,12 @@ def _is_in(value, interval):
     return above and (value <= high if interval[-1] == "]" else value < high)
 
 
-def check_version(stored: Mapping[str, Any], workdir: Path) -> None:
-    """Raises InputError for a stored config whose keys this version does not know."""
+def upgraded(stored: Mapping[str, Any], workdir: Path) -> ConfigDict:
+    """A stored config, with the keys that are new since then at their neutral defaults.
+
+    Raises:
+        InputError: it has keys that this version does not know.
+    """
     known = _flat(base_config().to_dict())
     sections = (*_CHOSEN_BY_NAME, "data.augmentation")
     strange = [key for key in _flat(stored) if key not in known and not _is_under(key, sections)]
@@ -158,11 +162,22 @@ def check_version(stored: Mapping[str, Any], workdir: Path) -> None:
             f"{workdir}: trained by another version of this program{reason}; use that version, or "
             "train again with another --workdir"
         )
+    return ConfigDict(_filled(stored, base_config().to_dict()))
+
+
+def _filled(stored, default):
+    new = {key: value for key, value in default.items() if key not in stored}
+    return new | {
+        key: _filled(value, default[key])
+        if isinstance(value, dict) and isinstance(default.get(key), dict) and "name" not in value
+        else value
+        for key, value in stored.items()
+    }
 
 
 def check_restart(old: dict[str, Any], config: ConfigDict, workdir: Path) -> None:
     """Raises InputError unless a run with the config `old` can continue with `config`."""
-    check_version(old, workdir)
+    old = as_json(upgraded(old, workdir))
     differing = [
         (key, *values)
         for key, values in _differences(old, as_json(config)).items()

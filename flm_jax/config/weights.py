@@ -9,7 +9,6 @@ import jax
 from ml_collections import ConfigDict
 
 from flm_jax.config import build, schema
-from flm_jax.config.base import base_config
 from flm_jax.errors import InputError
 from flm_jax.models.network import variable_shapes
 from flm_jax.runtime.devices import gathered, put_on_devices, replicated
@@ -44,7 +43,7 @@ def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) ->
     """
     with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
         step = checkpoints.find(which)
-        stored = _upgraded(checkpoints.config(step), workdir)
+        stored = schema.upgraded(checkpoints.config(step), workdir)
         if config is not None:
             schema.check_evaluation(schema.as_json(stored), config, workdir)
         shapes = variable_shapes(build.build_model(stored), stored.data.image_size)
@@ -64,28 +63,12 @@ def trained_config(workdir: Path, given: Mapping[str, Any]) -> ConfigDict:
     """
     which = str(given.get("evaluate.checkpoint", "best"))
     with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
-        config = _upgraded(checkpoints.config(checkpoints.find(which)), workdir)
+        config = schema.upgraded(checkpoints.config(checkpoints.find(which)), workdir)
     try:
         config.update_from_flattened_dict(given)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{workdir}: its config does not take {dict(given)}: {error}") from None
     return config
-
-
-def _upgraded(stored: Mapping[str, Any], workdir: Path) -> ConfigDict:
-    """A stored config with the keys that are new since then at their defaults."""
-    schema.check_version(stored, workdir)
-    return ConfigDict(_filled(stored, base_config().to_dict()))
-
-
-def _filled(stored, default):
-    new = {key: value for key, value in default.items() if key not in stored}
-    return new | {
-        key: _filled(value, default[key])
-        if isinstance(value, dict) and isinstance(default.get(key), dict) and "name" not in value
-        else value
-        for key, value in stored.items()
-    }
 
 
 def load_network(workdir: Path, which: str, config: ConfigDict | None = None) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _predict_chunk(predictor, pool, chunk, tta) -> list[list[Face]]:
     boxes = np.stack([box for _, box, _ in found]).astype(np.float32)
     ends = np.cumsum([len(each.faces) for each in chunk])
     plain = _join([each.crops for each in chunk if each.crops])
-    scales: list[ndarray] = []
+    outputs: list[dict[str, ndarray]] = []  # of each prediction
 
     def predict(views: ndarray, flip: bool) -> ndarray:
         crops = plain
@@ -181,20 +181,20 @@ def _predict_chunk(predictor, pool, chunk, tta) -> list[list[Face]]:
             parts = zip(chunk, np.split(views, ends[:-1]), strict=True)
             cut = [(each.image, part, flip) for each, part in parts if len(part)]
             crops = _join(pool.map(lambda arguments: predictor.cut(*arguments), cut))
-        landmarks, outputs = predictor.predict(crops)
-        if not np.isfinite(landmarks).all():
+        predicted = predictor.predict(crops)
+        if not np.isfinite(predicted.landmarks).all():
             raise InputError("the weights predict no finite numbers")
         order = MIRROR if flip else slice(None)
-        if "scale" in outputs:
-            scales.append(outputs["scale"][:, order])
-        return landmarks[:, order]
+        outputs.append({name: values[:, order] for name, values in predicted.outputs.items()})
+        return predicted.landmarks[:, order]
 
     landmarks = predict_with_tta(predict, boxes, np.array(wflw.RECTANGLE_MARGINS), **tta)
     # The first pass of two only says where to crop.
-    uncertainty = np.mean(scales[tta["two_pass"] :], axis=0) if scales else [None] * len(boxes)
+    last = outputs[tta["two_pass"] :]
+    mean = {name: np.mean([each[name] for each in last], axis=0) for name in last[0]}
     faces = [
-        Face(box, score, points, scale, estimate_pose(points))
-        for (_, box, score), points, scale in zip(found, landmarks, uncertainty, strict=True)
+        Face(box, score, points, estimate_pose(points), {n: mean[n][i] for n in mean})
+        for i, ((_, box, score), points) in enumerate(zip(found, landmarks, strict=True))
     ]
     return [faces[end - len(each.faces) : end] for each, end in zip(chunk, ends, strict=True)]
 

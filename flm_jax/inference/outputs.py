@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,16 +20,15 @@ class Face(NamedTuple):
         box: [4], xmin ymin xmax ymax.
         score: the detector's; None where the box was given.
         landmarks: f32[98, 2].
-        uncertainty: f32[98], the absolute error of x and of y to expect; None if the network
-            predicts none.
         pose: of the head; None if the points coincide.
+        outputs: what the network predicts beside the landmarks, f32[98] by name.
     """
 
     box: Float[ndarray, "4"]
     score: float | None
     landmarks: Float[ndarray, "98 2"]
-    uncertainty: Float[ndarray, "98"] | None
     pose: Pose | None
+    outputs: Mapping[str, Float[ndarray, "98"]] = {}
 
 
 class Entry(NamedTuple):
@@ -43,7 +42,7 @@ class Entry(NamedTuple):
 
 def write_json(path: Path, entries: Sequence[Entry]) -> None:
     """Writes [{"image", "faces": [{"box", "score", "landmarks", "pose"}]}], with "frame" and "time"
-    for a video's, and "uncertainty" where there is one."""
+    for a video's, and each of `outputs` by its name."""
     with open(path, "w") as file:
         for i, entry in enumerate(entries):
             content: dict[str, Any] = {"image": entry.image}
@@ -59,8 +58,8 @@ def write_csv(path: Path, entries: Sequence[Entry]) -> None:
     """Writes the same as a table with one row a face."""
     header = ["image", "frame", "face", "xmin", "ymin", "xmax", "ymax", "score", *Pose._fields]
     header += [f"{axis}{i}" for i in range(NUM_LANDMARKS) for axis in "xy"]
-    if any(face.uncertainty is not None for entry in entries for face in entry.faces):
-        header += [f"uncertainty{i}" for i in range(NUM_LANDMARKS)]
+    names = dict.fromkeys(n for entry in entries for face in entry.faces for n in face.outputs)
+    header += [f"{name}{i}" for name in names for i in range(NUM_LANDMARKS)]
     # File names need not be UTF-8: their bytes are written as they are.
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
@@ -70,7 +69,7 @@ def write_csv(path: Path, entries: Sequence[Entry]) -> None:
                 pose = face["pose"] or dict.fromkeys(Pose._fields)
                 row = [entry.image, entry.frame, number, *face["box"], face["score"]]
                 row += [*pose.values(), *(value for point in face["landmarks"] for value in point)]
-                writer.writerow(row + face.get("uncertainty", []))
+                writer.writerow(row + [value for name in names for value in face.get(name, [])])
 
 
 def _as_json(face: Face) -> dict[str, Any]:
@@ -79,8 +78,7 @@ def _as_json(face: Face) -> dict[str, Any]:
         "score": None if face.score is None else round(float(face.score), 4),
         "landmarks": [_rounded(point) for point in face.landmarks],
     }
-    if face.uncertainty is not None:
-        content["uncertainty"] = _rounded(face.uncertainty)
+    content |= {name: _rounded(values) for name, values in face.outputs.items()}
     content["pose"] = face.pose and {
         name: round(angle, 2) for name, angle in face.pose._asdict().items()
     }

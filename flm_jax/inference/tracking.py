@@ -16,6 +16,7 @@ from flm_jax.errors import InputError
 from flm_jax.inference.detector import Detect, overlaps
 from flm_jax.inference.head_pose import estimate_pose
 from flm_jax.inference.outputs import Face
+from flm_jax.inference.predictor import Predictions
 from flm_jax.inference.smoothing import OneEuroFilter
 from flm_jax.inference.tta import boxes_around
 
@@ -27,8 +28,8 @@ _MIN_OVERLAP = 0.4
 # - two boxes overlap by more, or more than this share of a box is outside of the image.
 _MAX_OVERLAP, _MAX_OUTSIDE = 0.6, 0.6
 
-# A BGR image and boxes f32[n, 4] -> landmarks f32[n, 98, 2] and uncertainties f32[n, 98] or None.
-Predict = Callable[[ndarray, ndarray], tuple[ndarray, ndarray | None]]
+# A BGR image and boxes f32[n, 4] -> what is predicted for them.
+Predict = Callable[[ndarray, ndarray], Predictions]
 
 
 class _Track:
@@ -70,23 +71,21 @@ class FaceTracker:
         """
         boxes = np.array([track.box for track in self._tracks])
         if self._tracks:
-            landmarks, scale = self._predict(image, boxes)
+            landmarks, outputs = self._predict(image, boxes)
         if not self._tracks or self._is_any_lost(image, boxes, landmarks):
             boxes = self._redetect(image)
             if not self._tracks:
                 return []
-            landmarks, scale = self._predict(image, boxes)
+            landmarks, outputs = self._predict(image, boxes)
             if not np.isfinite(landmarks).all():
                 raise InputError("the weights predict no finite numbers")
             for track, box in zip(self._tracks, self._boxes_around(landmarks), strict=True):
                 track.patch = _patch(image, box)
         faces = []
         for i, track in enumerate(self._tracks):
-            points, uncertainty = (
-                track.smooth(landmarks[i], time),
-                None if scale is None else scale[i],
-            )
-            faces.append(Face(boxes[i], track.score, points, uncertainty, estimate_pose(points)))
+            points = track.smooth(landmarks[i], time)
+            own = {name: values[i] for name, values in outputs.items()}
+            faces.append(Face(boxes[i], track.score, points, estimate_pose(points), own))
             track.box = self._boxes_around(landmarks[i : i + 1])[0]
         return faces
 

@@ -57,8 +57,7 @@ def predict_video(
     is_file = inputs.is_file(source.path)
 
     def predict(image, boxes):
-        found = predictor.predict(predictor.cut(image, boxes))
-        return found.landmarks, found.outputs.get("scale")
+        return predictor.predict(predictor.cut(image, boxes))
 
     tracker = FaceTracker(detect, predict, np.array(wflw.RECTANGLE_MARGINS), smoothing)
     entries: list[Entry] = []

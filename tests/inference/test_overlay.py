@@ -13,7 +13,7 @@ POINTS, _ = drawn_landmarks(np.random.default_rng(0))
 def draw(points, size, box=None):
     image = np.full((size, size, 3), 128, np.uint8)
     box = geometry.bounding_box(points) if box is None else box
-    overlay.draw_face(image, Face(box, 0.9, points, None, None))
+    overlay.draw_face(image, Face(box, 0.9, points, None))
     return image
 
 

@@ -171,7 +171,7 @@ def test_two_passes_and_flips_are_averaged_in_image_pixels(predictor, tmp_path):
     expected = (POINTS + mirrored) / 2
     np.testing.assert_allclose(flipped[0]["landmarks"], expected, atol=1e-3)
     np.testing.assert_allclose(flipped[1]["landmarks"], 2 * expected + 0.5, atol=1e-3)
-    assert [face["uncertainty"][0] for face in flipped] == [0.5, 1.0]
+    assert [face["scale"][0] for face in flipped] == [0.5, 1.0]
     assert 0 < np.abs(np.subtract(twice[0]["landmarks"], plain[0]["landmarks"])).max() < SIDE
 
 

@@ -4,6 +4,7 @@ import pytest
 from flm_jax import geometry
 from flm_jax.errors import InputError
 from flm_jax.inference.detector import Detections
+from flm_jax.inference.predictor import Predictions
 from flm_jax.inference.tracking import FaceTracker
 
 SHAPE = np.stack(np.meshgrid(np.linspace(0, 1, 14), np.linspace(0, 1, 7)), -1).reshape(98, 2)
@@ -43,7 +44,7 @@ class Scene:
         if self.corner:
             boxes = np.repeat(self.box(), len(boxes), 0)
         points = boxes[:, None, :2] + SHAPE * (boxes[:, None, 2:] - boxes[:, None, :2])
-        return np.where(self.broken, np.nan, points).astype(np.float32), None
+        return Predictions(np.where(self.broken, np.nan, points).astype(np.float32), {})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from support.networks import load_evaluation, make_config, make_state, save_state
 
 from flm_jax import geometry, landmarks
-from flm_jax.config import build, schema, weights
+from flm_jax.config import build, schema
 from flm_jax.config.weights import load_weights, trained_config
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
@@ -146,16 +146,17 @@ def test_the_training_knows_all_that_is_not_given(evaluated):
 
 
 def test_a_key_that_is_new_since_the_training_has_its_default(evaluated, tmp_path, monkeypatch):
-    workdir, _ = evaluated
-    base = weights.base_config
+    workdir, config = evaluated
+    base = schema.base_config
 
     def newer():
         found = base()
         found.evaluate.new = 3
         return found
 
-    monkeypatch.setattr(weights, "base_config", newer)
+    monkeypatch.setattr(schema, "base_config", newer)
     assert trained_config(workdir, {}).evaluate.new == 3
+    schema.check_restart(schema.as_json(config), trained_config(workdir, {}), workdir)
 
 
 def test_an_unknown_split_is_an_error(evaluated):

@@ -344,7 +344,7 @@ function save(blob, name) {
 
 function savePoints() {
   const face = { box: result.box, score: null, landmarks: result.points };
-  if (result.scales) face.uncertainty = result.scales;
+  if (result.scales) face.scale = result.scales;
   const text = JSON.stringify([{ image: image.name, faces: [face] }]);
   save(new Blob([text], { type: "application/json" }), "landmarks.json");
 }
