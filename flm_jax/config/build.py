@@ -60,7 +60,7 @@ def read_lists(config: ConfigDict, workdir: Path) -> dict[str, list[wflw.Record]
 
 
 def read_splits(config: ConfigDict, workdir: Path) -> Splits:
-    """The faces, with their prepared pictures where the config says so."""
+    """The faces, with their prepared images where the config says so."""
     data = config.data
     lists = read_lists(config, workdir)
     if data.prepared:
@@ -72,15 +72,15 @@ def read_splits(config: ConfigDict, workdir: Path) -> Splits:
 
 
 def data_root(config: ConfigDict, workdir: Path) -> Path:
-    """The folder of the lists and pictures."""
+    """The folder of the lists and images."""
     return Path(config.data.root) if config.data.root else workdir / "faces"
 
 
 def describe_source(config: ConfigDict, workdir: Path) -> str:
-    """Where faces are read from, to be said of every run."""
+    """One line naming the source of the faces, printed at startup."""
     if config.data.prepared:
         return f"faces are read from {config.data.prepared}, as prepared"
-    return f"faces are read from the pictures in {data_root(config, workdir)}"
+    return f"faces are read from the images in {data_root(config, workdir)}"
 
 
 def prepared_uses(config: ConfigDict) -> Uses:

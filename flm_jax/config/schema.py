@@ -111,7 +111,7 @@ def check(config: ConfigDict) -> None:
                 raise InputError(f"{key}={value}: expected numbers in {expected}")
             if entry not in _CHOICES.get(key, (entry,)):
                 expected = ", ".join(_CHOICES[key])
-                raise InputError(f"{key}={value}: expected of {expected}")
+                raise InputError(f"{key}={value}: expected one of {expected}")
     if not config.model.backbone.get("stage_sizes", (1,)):
         raise InputError("model.backbone.stage_sizes=(): expected at least one stage")
     which = str(config.evaluate.checkpoint)

@@ -1,6 +1,7 @@
 """Trained weights of a work folder, and the config that they were trained with."""
 
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,18 +53,21 @@ def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) ->
 
 
 def trained_config(workdir: Path, given: Mapping[str, Any]) -> ConfigDict:
-    """The config that the work folder was trained with, changed by what is given explicitly.
+    """The work folder's config, as its last training had it, changed by what is given explicitly.
 
     Args:
         workdir: where the training wrote.
         given: values by their flat keys, such as `evaluate.split`.
 
     Raises:
-        InputError: there is no checkpoint, or a key that it does not have.
+        InputError: there is neither a config nor a checkpoint, or a value of the wrong type.
     """
-    which = str(given.get("evaluate.checkpoint", "best"))
-    with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
-        config = schema.upgraded(checkpoints.config(checkpoints.find(which)), workdir)
+    try:
+        stored = json.loads((workdir / "config.json").read_bytes())
+    except (OSError, ValueError):
+        with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
+            stored = checkpoints.config(checkpoints.find("last"))
+    config = schema.upgraded(stored, workdir)
     try:
         config.update_from_flattened_dict(given)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

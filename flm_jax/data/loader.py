@@ -6,9 +6,10 @@ An element of the grain dataset is a group of batches (one, if a batch is large)
 first step. So a run continues exactly from any step, with any number of workers and threads.
 """
 
+import collections
 import functools
+import itertools
 import signal
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
@@ -19,7 +20,7 @@ from numpy import ndarray
 from flm_jax.data import augmentation
 from flm_jax.data.batches import BatchReader
 from flm_jax.data.images import ImageError, read_record_image
-from flm_jax.data.memory import BatchMemory, WorkerMemory
+from flm_jax.data.memory import BatchMemory, WorkerMemory, can_share
 from flm_jax.data.prepared_face import read_face
 from flm_jax.data.sampler import EvaluationSampler, TrainingSampler
 from flm_jax.data.wflw import Record
@@ -27,6 +28,7 @@ from flm_jax.data.workers import num_cores, start_reading, start_worker
 from flm_jax.errors import InputError
 
 _MAX_THREADS = 16
+_MAX_DRAINED = 1000  # groups, after a worker has ended
 _AHEAD = 2  # groups that wait in this process, besides one for each of its threads
 
 # Faces in a group, at most, unless a batch has more: the fixed cost of a group is as high for few.
@@ -98,7 +100,7 @@ def _dataset(steps, reader, num_workers, num_threads):
     """The grain dataset of the groups that begin at `steps`."""
     import grain  # here: prediction does without
 
-    memory = WorkerMemory() if num_workers and sys.platform == "linux" else BatchMemory()
+    memory = WorkerMemory() if num_workers and can_share() else BatchMemory()
     read = functools.partial(_read_group, reader, memory, steps)
     ahead = num_threads + (0 if num_workers else _AHEAD)
     dataset = (
@@ -146,8 +148,8 @@ def _receive(group, iterator):
     try:
         return group.receive()
     except LookupError:
-        while _next(iterator) is not None:  # until grain reports the worker's exit code
-            pass
+        # What was read before, until grain reports the worker's exit code.
+        collections.deque(itertools.islice(iter(lambda: _next(iterator), None), _MAX_DRAINED), 0)
         raise _worker_error("it ended before its batch was received") from None
 
 

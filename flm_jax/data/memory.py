@@ -106,7 +106,7 @@ class SharedBlock:
         """
         if self.file is None:
             raise LookupError("the worker has ended")
-        return _lend(self.file, self.layout, self.file.__setitem__, -1, _FREE)
+        return _lend(self.file, self.layout, _free, self.file, os.getpid())
 
     def __reduce__(self):
         return _arrive, (self.layout, self.descriptor, os.getpid())
@@ -117,8 +117,22 @@ def _arrive(layout, descriptor, worker) -> SharedBlock:
     try:
         with open(f"/proc/{worker}/fd/{descriptor}", "r+b", buffering=0) as opened:
             return SharedBlock(layout, descriptor, mmap.mmap(opened.fileno(), 0))
-    except OSError:
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
         return SharedBlock(layout, descriptor, None)
+
+
+def _free(file, owner):
+    if os.getpid() == owner:  # A forked child must not free what its parent uses.
+        file[-1] = _FREE
+
+
+def can_share() -> bool:
+    """Whether a parent can open its workers' anonymous files: on Linux, unless it is forbidden."""
+    try:
+        with open(os.memfd_create("batch"), "wb") as file:
+            return os.access(f"/proc/{os.getpid()}/fd/{file.fileno()}", os.W_OK)
+    except (AttributeError, OSError):
+        return False
 
 
 class WorkerMemory:

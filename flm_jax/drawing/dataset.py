@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,9 +173,9 @@ def _draw_chunk(
                 "pose": [round(angle, 3) for angle in (face.yaw, face.pitch, face.roll)],
             })  # fmt: skip
     # Complete or absent, whenever this process is killed.
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")  # A killed run's workers may live.
     unfinished.write_text(json.dumps(faces))
-    unfinished.rename(path)
+    unfinished.replace(path)
     return len(faces)
 
 

@@ -27,10 +27,10 @@ def group_nme(
 
 
 def nme_interval(errors: Float[ndarray, " n"], samples: int = 2000) -> tuple[float, float]:
-    """The 95 % interval of the mean error by the percentile bootstrap, faces drawn with return.
+    """The 95 % percentile-bootstrap interval of the mean error, resampling faces with replacement.
 
-    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. It holds the chance
-    of these test faces, not that of the training.
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. It covers the choice
+    of test faces, not the variation between trainings.
     """
     rng = np.random.default_rng(0)
     means = [errors[rng.integers(len(errors), size=len(errors))].mean() for _ in range(samples)]

@@ -39,7 +39,8 @@ def write(
 ) -> str | None:
     """Writes the files and the browser page beside the folder, then moves each into its place.
 
-    A write that is interrupted, or fails for want of space, leaves the folder as it was.
+    Each file is replaced whole, and the descriptions last. A write that fails for want of space
+    leaves the folder as it was.
 
     Args:
         folder: where to; other files there stay.
@@ -62,7 +63,7 @@ def write(
             _write_page(partial / "browser", model, metadata)
             if not _has_runtime(folder / vendor):
                 problem = _fetch_runtime(partial / vendor)
-            for path in list(partial.rglob("*")):
+            for path in sorted(partial.rglob("*"), key=lambda path: path.suffix == ".json"):
                 if path.is_file():
                     target = folder / path.relative_to(partial)
                     target.parent.mkdir(parents=True, exist_ok=True)

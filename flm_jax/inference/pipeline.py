@@ -70,7 +70,7 @@ def run(
     smoothing: Mapping[str, Any],
     num_threads: int = 0,
 ) -> None:
-    """Predicts, and writes also what was done when a SIGINT or SIGTERM ends it.
+    """Predicts and writes the results; after SIGINT or SIGTERM, those finished so far.
 
     Args:
         job: of `plan`.

@@ -164,8 +164,10 @@ class LandmarkPredictor:
 
     def predict(self, crops: Crops) -> Predictions:
         """Landmarks of any number of crops, in batches of few sizes, so that few compile."""
+        if not len(crops.images):
+            return Predictions(np.zeros((0, 98, 2), np.float32), {})
         parts = []
-        for start in range(0, max(1, len(crops.images)), self.batch_size):
+        for start in range(0, len(crops.images), self.batch_size):
             images = crops.images[start : start + self.batch_size]
             padded = next(size for size in self._sizes if size >= len(images)) - len(images)
             found = self._network(np.pad(images, [(0, padded)] + 3 * [(0, 0)]))

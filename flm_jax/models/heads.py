@@ -90,4 +90,19 @@ def _points(pooled, image_size):
     return points.reshape(-1, NUM_LANDMARKS, 2) * (image_size / HEAD_SIZE)
 
 
+# What predictions.npz and landmarks.json call something else.
+_RESERVED = {"box", "image_name", "line", "loss", "nme", "pose", "score", "target"}
+
+
+def check_outputs(head: Head, outputs: Mapping[str, Any]) -> None:
+    """Raises InputError unless the head gives what it declares, under names that are free."""
+    declared = {"landmarks", *head.pixel_outputs, *head.outputs}
+    if set(outputs) != declared or declared & _RESERVED:
+        raise InputError(
+            f"model.head: {type(head).__name__} gives {sorted(outputs)} and declares "
+            f"{sorted(declared)} in pixel_outputs and outputs; they have to be the same, and none "
+            f"of {sorted(_RESERVED)}"
+        )
+
+
 HEADS: dict[str, type[Head]] = {"regression": RegressionHead, "laplace": LaplaceHead}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flm_jax.models.heads import Head, RegressionHead
+from flm_jax.models.heads import Head, RegressionHead, check_outputs
 from flm_jax.models.resnet import ResNet
 
 # A backbone is a Flax module `(images, train) -> feature map` with the attributes `dtype`,
@@ -34,7 +34,9 @@ class LandmarkRegressor(nn.Module):
         features = self.backbone(images, train=train)
         # Rounding to bfloat16 would cost half a pixel at 224, so the head computes in full.
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-        return self.head(features, images.shape[1])
+        outputs = self.head(features, images.shape[1])
+        check_outputs(self.head, outputs)
+        return outputs
 
     def fold_batch_norm(self, variables: dict[str, Any]) -> dict[str, Any]:
         """The variables for a backbone with `folded=True`, which give what `variables` give with

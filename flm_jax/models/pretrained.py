@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from flm_jax.errors import InputError
 
-# Nothing of the network: the classifier, and batch norm's count of steps.
+# Tensors that this network does not use: the classifier and batch norm's step counter.
 _UNUSED = re.compile(r"fc\.(weight|bias)|.*\.num_batches_tracked")
 
 

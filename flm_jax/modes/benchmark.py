@@ -153,7 +153,11 @@ def count_flops(model: nn.Module, variables: Any, image_size: int) -> float | No
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     apply = jax.jit(lambda variables, image: model.apply(variables, image, train=False))
     # The CPU's client counts, as a GPU's has no such analysis; "tpu" means plain convolutions.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out.
+        return None
+    with jax.default_device(cpu):
         lowered = apply.trace(shapes, image).lower(lowering_platforms=("tpu",))
         cost: Any = lowered.cost_analysis()
     return cost["flops"] if cost else None
@@ -288,8 +292,8 @@ def take_turns(measures: Mapping[str, Callable[[], float]], repeats: int) -> dic
     """What each measures in every round, the rounds to and fro."""
     rates: dict[str, list[float]] = collections.defaultdict(list)
     for turn in range(repeats):
-        # Cores are slower after hard work: nobody is to come after somebody else's every time. The
-        # first round goes forth, as `end_to_end` looks at what was measured before it.
+        # A core is slower just after heavy load, so the order alternates. The first round runs
+        # forwards because `end_to_end` needs the loader's and the train step's rates.
         order = list(measures) if turn % 2 == 0 else list(measures)[::-1]
         print(f"round {turn + 1} of {repeats}: {', '.join(order)}", flush=True)
         for name in order:

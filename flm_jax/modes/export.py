@@ -195,6 +195,8 @@ def _largest(values: ndarray) -> float:
 def _check(comparison: dict[str, dict[str, Any]], weights: str) -> None:
     if not np.isfinite(comparison["network"]["nme"]):
         raise InputError(f"{weights} predict no finite numbers")
+    if not np.isfinite(comparison[_HALF]["nme"]):
+        raise InputError(f"{weights} are too large for half precision, which {_HALF} stores")
     for name in (_SINGLE, _JAX):
         if not all(most <= _TOLERANCE for most in comparison[name]["max_difference"].values()):
             raise AssertionError(f"{name} differs from the network: {comparison[name]}")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def partial_folder(root: Path, resume: str | None = None) -> Iterator[Path]:
-    """A folder beside `root`, to be filled and renamed; where it was not, it is removed.
+    """A temporary folder beside `root` that the caller fills and renames to `root`.
 
-    What killed processes have left of others is removed first.
+    Unless it was renamed, it is deleted on exit. What killed processes left is removed first.
 
     Args:
         root: the folder that shall appear.

@@ -102,11 +102,11 @@ def create_train_state(
         leaves, given = flatten_dict(fresh), flatten_dict(given)
         if unknown := sorted(set(given) - set(leaves)):
             raise ValueError(f"`given` has leaves that the network has not: {unknown}")
-        variables = unflatten_dict({**leaves, **given})
+        variables = {"batch_stats": {}, **unflatten_dict({**leaves, **given})}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
+            batch_stats=variables["batch_stats"],
             opt_state=optimizer.init(variables["params"]),
             # Copies: the train step takes the memory of each leaf once.
             ema=jax.tree.map(jnp.copy, variables) if with_ema else {},

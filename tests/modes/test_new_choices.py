@@ -57,6 +57,7 @@ def config(faces_root, monkeypatch):
     monkeypatch.setitem(HEADS, "toy", ToyHead)
     config = make_config(faces_root)
     config.num_epochs = 1
+    config.ema_decay = 0.9
     config.model.backbone = ConfigDict({"name": "toy", "width": 3})
     config.model.head = ConfigDict({"name": "toy"})
     return config
@@ -94,6 +95,12 @@ def test_a_toy_head_and_backbone_train_evaluate_predict_and_export(
         "radius": (3, 98),
         "confidence": (3, 98),
     }
+
+
+def test_a_head_that_gives_other_outputs_than_it_declares_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyHead, "outputs", ())
+    with pytest.raises(ValueError, match=r"ToyHead gives .*'confidence'.* and declares"):
+        train.run(config, tmp_path)
 
 
 @pytest.mark.parametrize("section", ["backbone", "head"])

@@ -1,7 +1,7 @@
 """Batch norm (Ioffe and Szegedy, ICML 2015) with its gradient in closed form.
 
-Differentiated step by step, it keeps what lies between the steps and sums over the batch once more
-for each; in closed form it keeps its input alone, and two sums suffice.
+Automatic differentiation stores every intermediate and reduces over the batch once for each. The
+closed form stores only the input and needs two reductions.
 """
 
 from functools import partial
