@@ -18,7 +18,7 @@ from flm_jax.data import wflw
     [
         (
             ["--mode=trian"],
-            "value should be one of <train|evaluate|predict|export|benchmark|preview|prepare>",
+            "value should be one of <benchmark|evaluate|export|predict|prepare|preview|train>",
         ),
         (["--config.batchsize=3"], "batchsize"),
         (["--config.batch_size=many"], "many"),
