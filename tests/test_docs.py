@@ -19,6 +19,7 @@ from support.shared import filled_once
 
 from flm_jax.config import schema
 from flm_jax.config.weights import trained_config
+from flm_jax.data import wflw
 from flm_jax.models.heads import HEADS
 from flm_jax.models.network import BACKBONES
 from flm_jax.modes import export
@@ -43,7 +44,10 @@ def folder(trained, faces_root, tmp_path_factory):
         workdir = folder / "runs" / "demo"
         shutil.copytree(trained, workdir)
         shutil.copytree(faces_root, workdir / "faces")
-        shutil.copy(next(workdir.glob("faces/WFLW_images/test*/*")), folder / "face.jpg")
+        records = wflw.read_list(faces_root, wflw.TEST_LIST)
+        plain = [record for record in records if not record.attributes.any()]
+        largest = max(plain, key=lambda record: record.box[2] - record.box[0])
+        shutil.copy(largest.image_path, folder / "face.jpg")
         with mock.patch("shutil.which", return_value=None):  # no npm, no download
             export.run(trained_config(workdir, {}), workdir)
 
@@ -140,7 +144,8 @@ def check_launch(arguments):
         key = name.removeprefix("config.")
         if key == name:
             assert name in LAUNCH
-            assert name != "mode" or (ROOT / f"flm_jax/modes/{value}.py").is_file(), value
+            if name == "mode" and value:
+                assert (ROOT / f"flm_jax/modes/{value}.py").is_file(), value
         elif PLACEHOLDER.fullmatch(value):
             config[key]
         else:

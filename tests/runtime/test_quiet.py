@@ -7,7 +7,7 @@ from support.launches import ROOT
 # Sets the loggers up as launch.py does, and lets the libraries speak.
 PROGRAM = """
 import logging, sys
-sys.argv = ["launch.py", "--config=configs/demo.py", "--workdir={workdir}", "--mode=evaluate"]
+sys.argv = ["launch.py", "--config=configs/demo.py", "--workdir={workdir}", "--mode=preview"]
 
 class Dies:
     def __init__(self, text):
@@ -24,8 +24,8 @@ def speak(*_):
     Dies("something else")
     raise SystemExit
 
-import flm_jax.modes.evaluate
-flm_jax.modes.evaluate.run = speak
+import flm_jax.modes.preview
+flm_jax.modes.preview.run = speak
 import runpy
 runpy.run_path("launch.py", run_name="__main__")
 """
