@@ -96,6 +96,7 @@ def test_every_recipe_runs_a_step(faces_root, tmp_path, recipe):
     whole = recipe == "wflw_resnet50"
     code, output = run(
         *([] if whole else ["--config.model.backbone.stage_sizes=(1,1,1,1)"]),
+        "--config.model.backbone.width=8",
         f"--workdir={tmp_path}",
         f"--config.data.root={faces_root}",
         "--config.data.image_size=32",
