@@ -127,12 +127,12 @@ def training_batches(
     at_unreadable: Callable[[int], object] | None = None,
 ) -> Generator[dict[str, ndarray]]:
     """This process's batches from step `start` on, augmented."""
-    order = training_sampler(config, len(records))
+    rows = training_sampler(config, len(records))
     data = config.data
     settings = data.augmentation.to_dict()
     return _batches(
         config,
-        order,
+        rows,
         records,
         box=data.box,
         augmentation=settings if augmentation.changes_faces(settings) else None,
@@ -161,12 +161,12 @@ def evaluation_batches(
         flip: whether they are mirrored.
         at_unreadable: of `loader.batches`.
     """
-    order = sampler.EvaluationSampler(
+    rows = sampler.EvaluationSampler(
         len(records), config.batch_size, jax.process_index(), jax.process_count()
     )
     return _batches(
         config,
-        order,
+        rows,
         records,
         box=box,
         flip=flip,
@@ -175,7 +175,7 @@ def evaluation_batches(
     )
 
 
-def _batches(config, order, records, box, **settings):
+def _batches(config, rows, records, box, **settings):
     data = config.data
     boxes = np.stack([face_box(record, box) for record in records])
     crops = crop_map(boxes, data.image_size, **data.crop)
@@ -184,7 +184,7 @@ def _batches(config, order, records, box, **settings):
         place = records[int(usable.argmin())].place
         raise InputError(f"{place}: data.crop={data.crop.to_dict()} leaves no crop")
     return loader.batches(
-        order,
+        rows,
         records,
         image_size=data.image_size,
         box=box,
@@ -212,7 +212,7 @@ def starting_values(
     if config.model.pretrained:
         tensors = weights_io.read_tensors(config.model.pretrained)
         shapes = variable_shapes(model, config.data.image_size)
-        parts = ("params", "batch_stats")
+        parts = [name for name in ("params", "batch_stats") if name in shapes]
         backbone: Any = model.backbone
         loaded = pretrained.load_backbone(
             {name: shapes[name]["backbone"] for name in parts}, tensors, backbone.torch_name

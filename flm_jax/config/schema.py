@@ -147,22 +147,22 @@ def _is_in(value, interval):
     return above and (value <= high if interval[-1] == "]" else value < high)
 
 
-def upgraded(stored: Mapping[str, Any], workdir: Path) -> ConfigDict:
+def upgraded(stored: Any, workdir: Path) -> ConfigDict:
     """A stored config, with the keys that are new since then at their neutral defaults.
 
     Raises:
-        InputError: it has keys that this version does not know.
+        InputError: it is no config, or has keys that this version does not know.
     """
-    known = _flat(base_config().to_dict())
-    sections = (*_CHOSEN_BY_NAME, "data.augmentation")
-    strange = [key for key in _flat(stored) if key not in known and not _is_under(key, sections)]
-    if strange or "head" not in stored["model"]:
+    default = base_config().to_dict()
+    known, given = _flat(default), _flat(stored) if isinstance(stored, Mapping) else {}
+    strange = [key for key in given if key not in known and not _is_under(key, _CHOSEN_BY_NAME)]
+    if strange or "model.head.name" not in given:
         reason = f" (its config has {strange[0]})" if strange else ""
         raise InputError(
             f"{workdir}: trained by another version of this program{reason}; use that version, or "
             "train again with another --workdir"
         )
-    return ConfigDict(_filled(stored, base_config().to_dict()))
+    return ConfigDict(_filled(stored, default))
 
 
 def _filled(stored, default):

@@ -48,7 +48,7 @@ def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) ->
         if config is not None:
             schema.check_evaluation(schema.as_json(stored), config, workdir)
         shapes = variable_shapes(build.build_model(stored), stored.data.image_size)
-        variables = checkpoints.restore_weights(step, replicated(), shapes)
+        variables = checkpoints.restore_weights(step, shapes, replicated())
     return Weights(step, stored, variables)
 
 
@@ -64,7 +64,7 @@ def trained_config(workdir: Path, given: Mapping[str, Any]) -> ConfigDict:
     """
     try:
         stored = json.loads((workdir / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
             stored = checkpoints.config(checkpoints.find("last"))
     config = schema.upgraded(stored, workdir)

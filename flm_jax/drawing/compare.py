@@ -18,7 +18,7 @@ from numpy import ndarray
 from flm_jax.data import wflw
 from flm_jax.drawing.parameters import HeadParameters
 from flm_jax.drawing.sampling import sample_head
-from flm_jax.drawing.surface import Surface, landmarks_in_space, project, rotation
+from flm_jax.drawing.surface import Surface, landmarks_in_space, posed_landmarks
 from flm_jax.landmarks import GROUPS, MIRROR, OUTER_EYE_CORNERS
 
 BINS = {"frontal": (0.0, 15.0), "medium": (15.0, 38.0), "large": (38.0, 90.0)}  # degrees of yaw
@@ -64,21 +64,10 @@ def own_frame(landmarks: Float[ndarray, "n 98 2"]) -> Shapes:
     return Shapes(100 * points, *(np.degrees(angle) for angle in (yaw, pitch, roll)))
 
 
-def neutral_landmarks(
-    yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0
-) -> Float[ndarray, "98 2"]:
-    """The landmarks of the neutral head in a pose, in half head widths."""
-    return _landmarks(HeadParameters(yaw=yaw, pitch=pitch, roll=roll))
-
-
-def _landmarks(p: HeadParameters) -> Float[ndarray, "98 2"]:
-    return project(landmarks_in_space(Surface(p), rotation(p.yaw, p.pitch, p.roll)))
-
-
 def drawn_landmarks(heads: int, seed: int) -> Float[ndarray, "n 98 2"]:
     """The landmarks of heads drawn at random, in half head widths."""
     return np.array(
-        [_landmarks(sample_head(np.random.default_rng([seed, i]))) for i in range(heads)]
+        [posed_landmarks(sample_head(np.random.default_rng([seed, i]))) for i in range(heads)]
     )
 
 

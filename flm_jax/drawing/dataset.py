@@ -36,7 +36,8 @@ SETTINGS = "drawn_faces.json"
 VISIBILITY = "WFLW_annotations/visibility"
 
 _SPLITS = {"train": wflw.TRAIN_LIST, "test": wflw.TEST_LIST}
-_CHUNKS, _CHUNK = "chunks", 16  # Pictures that are drawn together; what is redone when killed.
+_CHUNKS = "chunks"
+_CHUNK = 16  # Pictures that are drawn together; those of a killed chunk are drawn again.
 
 
 def draw_dataset(

@@ -225,6 +225,11 @@ def landmarks_in_space(surface: Surface, turn: Float[ndarray, "3 3"]) -> Float[n
     return points @ turn.T
 
 
+def posed_landmarks(p: HeadParameters) -> Float[ndarray, "98 2"]:
+    """The landmarks of a head in its pose as the camera sees them, in half head widths."""
+    return project(landmarks_in_space(Surface(p), rotation(p.yaw, p.pitch, p.roll)))
+
+
 def column_longitude(u: ndarray) -> ndarray:
     """The longitude of a column of a grid of the surface; u from -1 to 1, at the grid's edges."""
     return np.pi * (LINEAR_SHARE * u + (1 - LINEAR_SHARE) * u**3)

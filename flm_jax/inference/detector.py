@@ -42,17 +42,21 @@ Detect = Callable[[ndarray], Detections]
 
 
 def load_detector(name: str, threshold: float) -> Detect:
-    """The detector that `centerface`, or the path of a YuNet file, names.
+    """The detector of a name in `DETECTORS`, or of the path of a YuNet file.
 
     Raises:
         InputError: it is not installed, or not such a file.
     """
-    if name != "centerface" and not Path(name).is_file():
+    detect: Detect
+    if name in DETECTORS:
+        detect = DETECTORS[name](threshold=threshold)
+    elif Path(name).is_file():
+        detect = YuNet(name, threshold=threshold)
+    else:
         raise InputError(
-            f"predict.detector={name}: expected centerface, or the file of a YuNet in ONNX"
+            f"predict.detector={name}: expected {', '.join(DETECTORS)}, or the file of a YuNet in "
+            "ONNX"
         )
-    is_own = name == "centerface"
-    detect = CenterFace(threshold=threshold) if is_own else YuNet(name, threshold=threshold)
     detect(np.zeros((32, 32, 3), np.uint8))  # Another network fails here, before any work.
     return detect
 
@@ -142,6 +146,10 @@ class YuNet(_Detector):
         found = net.detect(canvas)[1]
         found = np.zeros((0, 15), np.float32) if found is None else found
         return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1), found[:, -1]
+
+
+# By name; they bring their own file.
+DETECTORS: dict[str, Callable[..., Detect]] = {"centerface": CenterFace}
 
 
 def overlaps(a: Float[ndarray, "*#n 4"], b: Float[ndarray, "*#n 4"]) -> Float[ndarray, "*n"]:

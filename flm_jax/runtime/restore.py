@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from flax.traverse_util import unflatten_dict
 
 from flm_jax.errors import InputError
 from flm_jax.runtime import scores
@@ -92,15 +90,14 @@ class SavedCheckpoints:
         return self._restore_arrays(step, shapes, sharding, arrays), described["progress"]
 
     def restore_weights(
-        self, step: int, sharding: jax.sharding.Sharding, shapes: Any = None
+        self, step: int, shapes: Any, sharding: jax.sharding.Sharding
     ) -> dict[str, Any]:
         """Restores what a network is applied with: no optimiser's state is read or known.
 
         Args:
             step: the checkpoint.
+            shapes: the network's variables, with the shape and dtype of each.
             sharding: where the arrays go.
-            shapes: the network's variables, with the shape and dtype of each, to compare with;
-                None: whatever the checkpoint has.
 
         Returns:
             {"params": ..., "batch_stats": ...}: the moving averages where the run kept them.
@@ -116,15 +113,9 @@ class SavedCheckpoints:
             for name, entry in arrays.items()
             if name.startswith((f"{root}params/", f"{root}batch_stats/"))
         }
-        if shapes is not None:
-            self._compare(step, kept, shapes)
-        tree: Any = unflatten_dict(
-            {
-                tuple(name.split("/")): jax.ShapeDtypeStruct(size, jnp.dtype(dtype))
-                for name, (dtype, size, _) in kept.items()
-            }
-        )
-        restored = self._restore_arrays(step, {"ema": tree} if root else tree, sharding, arrays)
+        self._compare(step, kept, shapes)
+        part = {"ema": shapes} if root else shapes
+        restored = self._restore_arrays(step, part, sharding, arrays)
         return {"params": {}, "batch_stats": {}, **restored.get("ema", restored)}
 
     def _open(self, **options):

@@ -81,10 +81,8 @@ class StepLog:
         loss = scores["validation_loss"]
         if not math.isfinite(loss):
             raise InputError(_diverged(step, f"the validation loss is {loss}"))
-        epoch, training_loss = (
-            step // self._sampler.steps_per_epoch,
-            self.progress.epoch_loss / steps,
-        )
+        epoch = step // self._sampler.steps_per_epoch
+        training_loss = self.progress.epoch_loss / steps
         self._write(step, {"epoch": epoch, "training_loss": training_loss, **scores})
         self._print(
             f"epoch {epoch:>3}: training loss {training_loss:.3f}, validation loss {loss:.3f}, "

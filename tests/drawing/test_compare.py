@@ -1,12 +1,15 @@
 import numpy as np
 
 from flm_jax.drawing import compare
+from flm_jax.drawing.parameters import HeadParameters
+from flm_jax.drawing.surface import posed_landmarks
 from flm_jax.landmarks import GROUPS, MIRROR, OUTER_EYE_CORNERS
 
 
 def test_a_turned_shape_is_found_in_its_own_frame():
     angles = np.array([[0, 0, 0], [30, 10, 20], [-50, -15, -40]], float)
-    marks = np.array([compare.neutral_landmarks(*each) for each in angles])
+    heads = [HeadParameters(yaw=yaw, pitch=pitch, roll=roll) for yaw, pitch, roll in angles]
+    marks = np.array([posed_landmarks(head) for head in heads])
     shapes = compare.own_frame(40 * marks + [100, 70])
     found = np.stack([shapes.yaw, shapes.pitch, shapes.roll], 1)
     np.testing.assert_allclose(found[:3], angles, atol=5)  # Of a camera at a finite distance.
@@ -19,7 +22,8 @@ def test_the_report_tells_how_far_a_group_is_moved():
     marks = compare.drawn_landmarks(60, 0)
     moved = marks.copy()
     corners = marks[:, list(OUTER_EYE_CORNERS)]
-    unit = np.linalg.norm(compare.neutral_landmarks()[60] - compare.neutral_landmarks()[72])
+    neutral = posed_landmarks(HeadParameters())
+    unit = np.linalg.norm(neutral[60] - neutral[72])
     assert corners.shape == (60, 2, 2)
     moved[:, list(GROUPS["contour"]), 1] += 0.1 * unit
     real, drawn = compare.own_frame(marks), compare.own_frame(moved)

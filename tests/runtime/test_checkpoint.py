@@ -83,11 +83,11 @@ def test_weights_come_back_alone_and_averaged_where_averages_are_kept(tmp_path, 
     save(tmp_path, {3: 1.0}, with_ema=with_ema)
     expected = make_state(3, with_ema).eval_variables
     with saved(tmp_path) as checkpoints:
-        assert_same(checkpoints.restore_weights(3, replicated()), expected)
-        assert_same(checkpoints.restore_weights(3, replicated(), expected), expected)
+        shapes = make_state(99, with_ema).eval_variables
+        assert_same(checkpoints.restore_weights(3, shapes, replicated()), expected)
         expected["params"]["head"]["bias"] = jnp.zeros(7)
         with pytest.raises(InputError, match=r"bias: \['float32', \[6\]\] -> \['float32', \[7\]\]"):
-            checkpoints.restore_weights(3, replicated(), expected)
+            checkpoints.restore_weights(3, expected, replicated())
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,8 @@ def damage_every_file(workdir):
             with saved(workdir) as checkpoints:
                 try:
                     config = checkpoints.config(10)
-                    weights = checkpoints.restore_weights(10, replicated())
+                    shapes = make_state(99).variables
+                    weights = checkpoints.restore_weights(10, shapes, replicated())
                     assert_same(weights, expected.variables)
                     state, progress = checkpoints.restore(10, make_state(99), replicated())
                 except DamagedError as error:
@@ -235,7 +236,7 @@ def test_an_array_that_comes_back_otherwise_is_noticed(tmp_path, monkeypatch):
         with pytest.raises(DamagedError, match="params/head/bias is not what was saved"):
             checkpoints.restore(10, make_state(99), replicated())
         with pytest.raises(DamagedError, match="params/head/bias is not what was saved"):
-            checkpoints.restore_weights(10, replicated())
+            checkpoints.restore_weights(10, make_state(99).variables, replicated())
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_the_names_that_differ(tmp_path):

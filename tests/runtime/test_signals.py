@@ -143,6 +143,15 @@ def test_a_signal_that_comes_twice_at_once_is_one(faces_root, tmp_path):
     assert "which is saved" in output
 
 
+def kill_with_workers(process):
+    """Kills a process that has workers, which have to end by themselves."""
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    process.kill()
+    process.communicate(timeout=120)
+    wait_until_gone(workers)
+
+
 def wait_until_gone(pids):
     deadline = time.monotonic() + 60
     while any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids):
@@ -184,11 +193,7 @@ def test_workers_end_with_a_killed_parent(faces_root, tmp_path):
     arguments = tiny(faces_root, tmp_path, *more)
     process = start(*arguments, environment=READ_ONLY_CACHE)
     wait_for(process, lambda: count_lines(tmp_path / "metrics.jsonl") >= 1)
-    workers = children(process.pid)
-    assert len(workers) >= 2
-    process.kill()
-    process.communicate(timeout=120)
-    wait_until_gone(workers)
+    kill_with_workers(process)
 
 
 def test_killed_drawing_leaves_no_worker(tmp_path):
@@ -196,11 +201,7 @@ def test_killed_drawing_leaves_no_worker(tmp_path):
     program = [sys.executable, "-m", "flm_jax.drawing.dataset", f"{tmp_path}/faces", *settings]
     process = subprocess.Popen(program, cwd=ROOT)
     wait_for(process, lambda: list(tmp_path.glob(".faces.*.partial/WFLW_images/train--Drawn/*")))
-    workers = children(process.pid)
-    assert len(workers) >= 2
-    process.kill()
-    process.communicate(timeout=120)
-    wait_until_gone(workers)
+    kill_with_workers(process)
 
 
 def test_the_demo_stopped_while_it_draws_says_so(tmp_path):
