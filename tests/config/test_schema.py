@@ -81,6 +81,12 @@ def test_every_interval_and_choice_is_of_a_key(config):
     assert set(schema._INTERVALS) | set(schema._CHOICES) <= known
 
 
+@pytest.mark.parametrize("stored", [[], {}, {"model": 3}, {"model": {"head": {}}}])
+def test_a_stored_config_that_is_none_is_refused(stored, tmp_path):
+    with pytest.raises(InputError, match="another version of this program"):
+        schema.upgraded(stored, tmp_path)
+
+
 def test_a_work_folder_of_another_version_is_refused(config, tmp_path):
     old = schema.as_json(config)
     old["average_decay"] = old.pop("ema_decay")
