@@ -24,9 +24,7 @@ def get_config() -> ConfigDict:
     config.data.image_size = 224
     config.data.crop.margin = 10.0
 
-    config.model.backbone = ConfigDict(
-        {"name": "resnet", "stage_sizes": (3, 4, 6, 3), "bottleneck": True, "width": 64}
-    )
+    config.model.backbone.update({"stage_sizes": (3, 4, 6, 3), "bottleneck": True, "width": 64})
     config.loss = ConfigDict(
         {"name": "wing", "width": 5.0, "curvature": 0.5, "reference_size": 224}
     )

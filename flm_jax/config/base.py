@@ -19,6 +19,13 @@ AUGMENTATION = {
     "erase_flat": {"probability": 0.0, "max": 0.4},  # its longest side, in sides of the crop
     "erase_noise": {"probability": 0.0, "max": 0.4},
     "paste": {"probability": 0.0, "max": 0.4},  # a piece of another training image
+    # Style: another look of the same shapes.
+    "colour": {"probability": 0.0, "max": 0.3},  # of each channel's gain, and half of its offset
+    "random_conv": {"probability": 0.0, "max": 5},  # px, the side of a random kernel
+    "fourier": {"probability": 0.0, "max": 0.5},  # share of another training image's amplitudes
+    "posterise": {"probability": 0.0, "min": 4},  # levels of each channel
+    "halftone": {"probability": 0.0, "max": 0.06},  # distance of the dots, in sides of the crop
+    "noise": {"probability": 0.0, "max": 0.08},  # std of the Gaussian; black to white is 1
     "blur": {"probability": 0.0, "max": 0.015},  # std of the Gaussian, in sides of the crop
     "resolution": {"probability": 0.0, "min": 0.25},  # share of the side that is kept
     "jpeg": {"probability": 0.0, "min": 20},  # quality
@@ -59,7 +66,10 @@ def base_config() -> ConfigDict:
     config.model.backbone.stage_sizes = (3, 4, 6, 3)
     config.model.backbone.bottleneck = True
     config.model.backbone.width = 64
-    config.model.head = ConfigDict({"name": "regression"})  # or laplace, with a scale per point
+    config.model.backbone.last_stride = 0  # px between neighbours of the last map, at most; 0: any
+    # Or laplace, with a scale per point; or simcc, with a confidence (models/heads.py). Each with
+    # `visibility`, the weight of that loss; 0: it is not predicted.
+    config.model.head = ConfigDict({"name": "regression", "visibility": 0.0})
 
     config.loss = ConfigDict({"name": "l1", "reference_size": 224})  # px of a crop of that size
 

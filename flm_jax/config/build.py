@@ -228,14 +228,16 @@ def starting_values(
 
 
 def build_face_loss(config: ConfigDict) -> losses.FaceLoss:
-    """The training loss, for what the head predicts."""
-    return _call(
+    """The training loss: that of the points, and the head's own."""
+    head, size = _choose("model.head", HEADS, config.model.head), config.data.image_size
+    points_loss = _call(
         "loss",
         losses.make_face_loss,
         config.loss,
-        image_size=config.data.image_size,
-        head_outputs=_choose("model.head", HEADS, config.model.head).loss_inputs,
+        image_size=size,
+        head_outputs=head.loss_inputs,
     )
+    return lambda outputs, batch: points_loss(outputs, batch) + head.loss(outputs, batch, size)
 
 
 def build_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:

@@ -37,6 +37,12 @@ _INTERVALS = {
     "data.num_threads": "[0, 1024]",
     "model.backbone.stage_sizes": "[1, 1000]",
     "model.backbone.width": "[1, 4096]",
+    "model.backbone.last_stride": "[0, 4096]",
+    "model.head.visibility": "[0, inf)",
+    "model.head.bins_per_pixel": "(0, 64]",
+    "model.head.margin": "[0, 4]",
+    "model.head.std": "(0, 1]",
+    "model.head.weight": "[0, inf)",
     "optimizer.b1": "[0, 1)",
     "optimizer.b2": "[0, 1)",
     "optimizer.eps": "(0, inf)",
@@ -169,7 +175,9 @@ def _filled(stored, default):
     new = {key: value for key, value in default.items() if key not in stored}
     return new | {
         key: _filled(value, default[key])
-        if isinstance(value, dict) and isinstance(default.get(key), dict) and "name" not in value
+        if isinstance(value, dict)
+        and isinstance(default.get(key), dict)
+        and value.get("name") == default[key].get("name")
         else value
         for key, value in stored.items()
     }

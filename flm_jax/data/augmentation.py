@@ -14,10 +14,14 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from flm_jax import geometry
+from flm_jax.data import style
 from flm_jax.data.crop import crop_box
 from flm_jax.errors import InputError
 
 Settings = Mapping[str, Mapping[str, Any]]
+
+# left, top, right, bottom in whole pixels of the crop, the last two exclusive
+Cover = tuple[int, int, int, int]
 
 # Normal draws beyond this many standard deviations are redrawn, so every range is bounded.
 _MAX_STDS = 2.0
@@ -38,6 +42,12 @@ SETTINGS: dict[str, tuple[str, float, float] | None] = {
     "erase_flat": ("max", 0.02, 1),  # side of the patch, in sides of the crop
     "erase_noise": ("max", 0.02, 1),
     "paste": ("max", 0.02, 1),  # a patch of another training face
+    "colour": ("max", 0, 1),  # change of each channel's gain, and half of it of its offset
+    "random_conv": ("max", 1, 7),  # side of the kernel
+    "fourier": ("max", 0, 1),  # share of another image's amplitudes
+    "posterise": ("min", 2, 256),  # levels
+    "halftone": ("max", 0.02, 0.2),  # distance of the dots, in sides of the crop
+    "noise": ("max", 0, 0.5),  # the Gaussian's std; white is 1
     "blur": ("max", 0, 0.1),  # the Gaussian's std, in sides of the crop
     "resolution": ("min", 0.02, 1),  # share of the side that the crop is reduced to
     "jpeg": ("min", 1, 95),  # quality; 95 is the highest drawn
@@ -141,21 +151,27 @@ def distort(
     crop: UInt8[ndarray, "s s 3"],
     settings: Settings,
     read_other: Callable[[np.random.Generator], UInt8[ndarray, "s s 3"]],
-) -> UInt8[ndarray, "s s 3"]:
-    """The crop with random changes of light, colour, occlusion, lens and sensor; no point moves.
+) -> tuple[UInt8[ndarray, "s s 3"], list[Cover]]:
+    """The crop with random changes of light, style, occlusion, lens and sensor; no point moves.
 
     Args:
         rng: of the face.
         crop: RGB, not modified.
         settings: valid for `check`.
         read_other: returns another crop of the same size to cut pasted patches from.
+
+    Returns:
+        The crop, and where it is covered now.
     """
     crop = _light(rng, crop, settings)
     crop = _colour(rng, crop, settings)
+    crop = style.restyle(rng, crop, settings, read_other)
+    covers = []
     for name in ("erase_flat", "erase_noise", "paste"):
         if _happens(rng, settings[name]):
-            crop = _occlude(rng, crop, name, settings[name]["max"], read_other)
-    return _sensor(rng, crop, settings)
+            crop, cover = _occlude(rng, crop, name, settings[name]["max"], read_other)
+            covers.append(cover)
+    return _sensor(rng, crop, settings), covers
 
 
 def _light(rng, crop, settings):
@@ -196,7 +212,7 @@ def _occlude(rng, crop, name, max_side, read_other):
         patch = read_other(rng)[y : y + height, x : x + width]
     crop = crop.copy()
     crop[top:bottom, left:right] = patch
-    return crop
+    return crop, (left, top, right, bottom)
 
 
 def _sensor(rng, crop, settings):

@@ -19,16 +19,18 @@ from flm_jax.data.wflw import Record
 from flm_jax.landmarks import MIRROR
 
 _PASTE_TRIES = 8
+_UNKNOWN = np.full(98, -1, np.int8)
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchReader:
     """Reads the batches of a sampler.
 
-    A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in pixels of it, image_from_crop
-    f32[b, 2, 3], index i32[b] (the row), mask f32[b] and unreadable bool[b]. Where image_from_crop
-    flips, landmark i is landmark MIRROR[i] of the record. Padding is zero, with index -1 and mask
-    0; a sample whose image cannot be read is zero, and unreadable.
+    A batch is image f32[b, s, s, 3], landmarks f32[b, 98, 2] in pixels of it, visible i8[b, 98] (1,
+    0, or -1 where it is unknown), image_from_crop f32[b, 2, 3], index i32[b] (the row), mask f32[b]
+    and unreadable bool[b]. Where image_from_crop flips, landmark i is landmark MIRROR[i] of the
+    record. Padding is zero, with index -1 and mask 0; a sample whose image cannot be read is zero,
+    and unreadable.
 
     Attributes:
         sampler: the rows of every step.
@@ -58,6 +60,7 @@ class BatchReader:
             "index": (leading, np.int32),
             "mask": (leading, np.float32),
             "unreadable": (leading, np.bool_),
+            "visible": ((*leading, 98), np.int8),
         }
 
     def read(self, steps: range, out: Mapping[str, ndarray]) -> None:
@@ -70,7 +73,7 @@ class BatchReader:
         samples["index"][:] = rows
         samples["mask"][:] = rows != PADDING
         samples["unreadable"][:] = False
-        for name in ("image", "landmarks", "image_from_crop"):
+        for name in ("image", "landmarks", "image_from_crop", "visible"):
             samples[name][rows == PADDING] = 0
         (real,) = np.nonzero(rows != PADDING)
         if len(real):
@@ -87,8 +90,10 @@ class BatchReader:
         rngs, maps = self._crop_maps(steps, rows, records)
         landmarks = geometry.apply(maps, np.stack([record.landmarks for record in records]))
         flipped = geometry.flips(maps)
-        landmarks[flipped] = landmarks[flipped][:, MIRROR]
-        samples["landmarks"][real] = landmarks
+        visible = np.stack([_UNKNOWN if each.visible is None else each.visible for each in records])
+        for array in (landmarks, visible):
+            array[flipped] = array[flipped][:, MIRROR]
+        samples["landmarks"][real], samples["visible"][real] = landmarks, visible
         inverses = [geometry.invert(crop_from_image) for crop_from_image in maps]
         samples["image_from_crop"][real] = inverses
         for i, record, rng, image_from_crop in zip(real, records, rngs, inverses, strict=True):
@@ -96,11 +101,12 @@ class BatchReader:
                 crop = cut_face(record, image_from_crop, self.image_size)
             except ImageError:
                 samples["unreadable"][i] = True
-                for name in ("image", "landmarks", "image_from_crop"):
+                for name in ("image", "landmarks", "image_from_crop", "visible"):
                     samples[name][i] = 0
                 continue
             if self.augmentation is not None:
-                crop = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
+                crop, covers = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
+                _hide(samples["visible"][i], samples["landmarks"][i], covers)
             normalise(crop, out=samples["image"][i])
 
     def _crop_maps(self, steps, rows, records):
@@ -134,3 +140,10 @@ class BatchReader:
             except ImageError:
                 pass  # reported when its own turn comes
         return np.zeros((self.image_size, self.image_size, 3), np.uint8)
+
+
+def _hide(visible, landmarks, covers):
+    """Marks the landmarks under a cover (left, top, right, bottom, in whole pixels) as hidden."""
+    for *low, right, bottom in covers:
+        under = ((landmarks >= low) & (landmarks <= (right - 1, bottom - 1))).all(axis=1)
+        visible[under & (visible == 1)] = 0

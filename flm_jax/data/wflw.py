@@ -24,6 +24,8 @@ IMAGES = "WFLW_images"
 TRAIN_LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
 TEST_LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_test.txt"
 SUBSETS = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
+# Ours, beside WFLW's lists, where it is known: a line of 98 times 0 or 1 for each of their lines.
+VISIBILITY = "WFLW_annotations/visibility"
 SUBSET_LIST = "WFLW_annotations/list_98pt_test/list_98pt_test_{subset}.txt"
 
 # How far the rectangle extends beyond the landmarks' box on the left, top, right and bottom, in
@@ -59,6 +61,7 @@ class Record:
         landmarks: f32[98, 2], pixels of the image.
         box: f32[4], the annotated rectangle (xmin, ymin, xmax, ymax), pixels of the image.
         attributes: bool[6], in the order of `ATTRIBUTES`.
+        visible: bool[98], whether each point can be seen in the image; None: unknown.
         shard: the shard of prepared faces to read it from; '': read the image.
         shard_row: its row there.
     """
@@ -70,6 +73,7 @@ class Record:
     landmarks: Float[ndarray, "98 2"]
     box: Float[ndarray, "4"]
     attributes: Bool[ndarray, "6"]
+    visible: Bool[ndarray, "98"] | None = None
     shard: str = ""
     shard_row: int = 0
 
@@ -93,7 +97,7 @@ def format_line(
 
 
 def read_list(root: str | Path, list_name: str) -> list[Record]:
-    """Reads a main list and checks that every image in it exists.
+    """Reads a main list, and the visibility beside it; checks that every image exists.
 
     Args:
         root: the folder that holds WFLW_images and WFLW_annotations.
@@ -110,11 +114,28 @@ def read_list(root: str | Path, list_name: str) -> list[Record]:
     ]
     if not records:
         raise ListError(f"{path}:1: the list is empty")
+    records = _with_visibility(records, Path(root) / VISIBILITY / path.name)
     missing = [record for record in records if not os.path.isfile(record.image_path)]
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ListError(f"{missing[0].place}: no such image under {images}{others}")
     return records
+
+
+def _with_visibility(records: list[Record], path: Path) -> list[Record]:
+    """The records with the visibility of `path`, if that is there."""
+    if not path.is_file():
+        return records
+    lines = _lines(path, NUM_LANDMARKS)
+    if len(lines) != len(records):
+        raise ListError(f"{path}:{len(lines)}: {len(lines)} lines, expected {len(records)}")
+    for line, flags in lines:
+        if not set(flags) <= {"0", "1"}:
+            raise ListError(f"{path}:{line}: expected {NUM_LANDMARKS} times 0 or 1")
+    seen = np.array([flags for _, flags in lines]) == "1"
+    return [
+        dataclasses.replace(record, visible=row) for record, row in zip(records, seen, strict=True)
+    ]
 
 
 def read_subset(root: str | Path, subset: str, test: Sequence[Record]) -> list[Record]:

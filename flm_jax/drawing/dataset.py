@@ -32,9 +32,6 @@ __all__ = ["SETTINGS", "VERSION", "DrawnFace", "DrawnPicture", "draw_dataset", "
 VERSION = 2  # of the drawing: a folder of another version is not reused
 SETTINGS = "drawn_faces.json"
 
-# Beside WFLW's lists: a line of 98 times 0 or 1 for each of their lines.
-VISIBILITY = "WFLW_annotations/visibility"
-
 _SPLITS = {"train": wflw.TRAIN_LIST, "test": wflw.TEST_LIST}
 _CHUNKS = "chunks"
 _CHUNK = 16  # Pictures that are drawn together; those of a killed chunk are drawn again.
@@ -127,7 +124,7 @@ def _write_lists(folder: Path, split: str, chunks: list[Path]) -> list[list[floa
     lines = [face["line"] for face in faces]
     _write_lines(folder / _SPLITS[split], lines)
     _write_lines(
-        folder / VISIBILITY / Path(_SPLITS[split]).name, [face["visible"] for face in faces]
+        folder / wflw.VISIBILITY / Path(_SPLITS[split]).name, [face["visible"] for face in faces]
     )
     if split == "test":
         fields = [line.split(" ") for line in lines]

@@ -162,6 +162,12 @@ def _concatenate(graph, eqn, *values):
     return Tensor(graph.add("Concat", *names, axis=order.index(eqn.params["dimension"])), order)
 
 
+def _stack(graph, eqn, *values):
+    axis, shape = eqn.params["axis"], list(eqn.outvars[0].aval.shape)
+    names = [_reshaped(graph, value, [*shape[:axis], 1, *shape[axis + 1 :]]) for value in values]
+    return _in_order(eqn, graph.add("Concat", *names, axis=axis))
+
+
 def _gather(graph, eqn, x, starts):
     """A slice such as x[..., :2] or x[..., 0] of a batch of any size."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
@@ -215,5 +221,6 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "rsqrt": _elementwise("Sqrt", "Reciprocal"),
     "select_n": _select,
     "squeeze": _reshape,
+    "stack": _stack,
     "transpose": _transpose,
 }

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy import ndarray
@@ -24,22 +26,36 @@ HEAD_SIZE = 224
 # loss have no bound.
 _FIRST_SCALE, _MIN_SCALE = 10.0, 0.1
 
+# Probabilities of the loss stay so far from 0 and 1, whose logarithms have no bound.
+_MIN_PROBABILITY = 1e-6
+
 # torch.nn.Linear's initialisation: uniform in +-1 / sqrt(inputs).
 _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Head(nn.Module):
-    """What every head says of itself.
+    """What every head says of itself, and the visibility that any may predict.
 
     Attributes:
+        visibility: the weight, in pixels of the loss, of each point's visibility: the mean binary
+            cross-entropy where it is known; 0: it is not predicted.
         pixel_outputs: outputs beside `landmarks`, f32[b, 98], in pixels of the input like them.
-        outputs: further ones, f32[b, 98], without a unit.
+        own_outputs: further ones, f32[b, 98], without a unit.
         loss_inputs: outputs beside `landmarks` that the loss has to take, as it alone trains them.
+        training_outputs: outputs of any shape for `loss` alone, which nobody else gets to see.
     """
 
+    visibility: float = 0.0
+
     pixel_outputs: ClassVar[tuple[str, ...]] = ()
-    outputs: ClassVar[tuple[str, ...]] = ()
+    own_outputs: ClassVar[tuple[str, ...]] = ()
     loss_inputs: ClassVar[tuple[str, ...]] = ()
+    training_outputs: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs without a unit, `visibility` in [0, 1] among them where it is predicted."""
+        return (*self.own_outputs, "visibility") if self.visibility else self.own_outputs
 
     def start_at(self, mean_shape: Float[ndarray, "98 2"]) -> Mapping[str, Any]:
         """The head's parameters that are not random, for predictions that start at a mean shape.
@@ -48,6 +64,32 @@ class Head(nn.Module):
             mean_shape: in pixels of a crop of `HEAD_SIZE`.
         """
         raise InputError(f"model.mean_shape: {type(self).__name__} can't start at a mean shape")
+
+    def loss(
+        self, outputs: Mapping[str, Array], batch: Mapping[str, Array], image_size: int
+    ) -> Float[Array, " b"]:
+        """Each face's loss beside that of its points: the visibility's.
+
+        Args:
+            outputs: of the head.
+            batch: landmarks f32[b, 98, 2] in pixels of the input, and visible i8[b, 98]: 1, 0 or,
+                where it is unknown, -1.
+            image_size: of the input.
+        """
+        if not self.visibility:
+            return jnp.zeros(outputs["landmarks"].shape[0], jnp.float32)
+        visible, known = batch["visible"] == 1, batch["visible"] >= 0
+        found = jnp.where(visible, outputs["visibility"], 1 - outputs["visibility"])
+        # -ln p(what is), where that is known
+        entropy = -jnp.log(jnp.maximum(found, _MIN_PROBABILITY))
+        return self.visibility * jnp.where(known, entropy, 0).mean(axis=1)
+
+    def _visibility(self, features: Float[Array, "b n"]) -> dict[str, Float[Array, "b 98"]]:
+        """The output `visibility` from flat features, where it is predicted."""
+        if not self.visibility:
+            return {}
+        dense = nn.Dense(NUM_LANDMARKS, kernel_init=_kernel_init, name="visibility")
+        return {"visibility": nn.sigmoid(dense(features))}
 
 
 class RegressionHead(Head):
@@ -58,7 +100,8 @@ class RegressionHead(Head):
         self, features: Float[Array, "b h w c"], image_size: int
     ) -> dict[str, Float[Array, "b 98 *_"]]:
         """`landmarks` f32[b, 98, 2] in pixels of the input; (0, 0) is the first pixel's centre."""
-        return {"landmarks": _points(features.mean(axis=(1, 2)), image_size)}
+        pooled = features.mean(axis=(1, 2))
+        return {"landmarks": _points(pooled, image_size), **self._visibility(pooled)}
 
     def start_at(self, mean_shape: Float[ndarray, "98 2"]) -> Mapping[str, Any]:
         return {"points": {"bias": mean_shape.ravel().astype(np.float32)}}
@@ -82,7 +125,78 @@ class LaplaceHead(RegressionHead):
         return {
             "landmarks": _points(pooled, image_size),
             "scale": scale * (image_size / HEAD_SIZE),
+            **self._visibility(pooled),
         }
+
+
+class SimCCHead(Head):
+    """Each coordinate by a distribution over bins along x and along y.
+
+    Li et al., "SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation",
+    ECCV 2022: a 1x1 convolution makes one small map of each point, and two dense layers turn it
+    into bins. The coordinate is the expectation, as in integral regression (Sun et al., ECCV 2018).
+
+    Attributes:
+        bins_per_pixel: of the input.
+        margin: how far the bins reach beyond the input on each side, in sides of it.
+        std: of the Gaussian around the target that the distribution is trained towards, in sides
+            of the input.
+        weight: of that divergence in the loss, in pixels.
+    """
+
+    bins_per_pixel: float = 2.0
+    margin: float = 0.25
+    std: float = 0.01
+    weight: float = 1.0
+
+    own_outputs: ClassVar[tuple[str, ...]] = ("confidence",)
+    training_outputs: ClassVar[tuple[str, ...]] = ("x_logits", "y_logits")
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "b h w c"], image_size: int
+    ) -> dict[str, Float[Array, "b 98 *_"]]:
+        """`landmarks` f32[b, 98, 2] in pixels of the input, `confidence` f32[b, 98], which is the
+        probability of the likeliest pixel in x times that in y, and the logits f32[b, 98, bins]."""
+        centres = self._centres(image_size)
+        flat = nn.Dense(NUM_LANDMARKS, name="maps")(features)  # a 1x1 convolution
+        flat = flat.reshape(flat.shape[0], -1, NUM_LANDMARKS).swapaxes(1, 2)
+        logits = [nn.Dense(len(centres), name=f"{axis}_bins")(flat) for axis in "xy"]
+        bins = [jax.nn.softmax(each, axis=-1) for each in logits]
+        peaks = [self.bins_per_pixel * each.max(axis=-1) for each in bins]
+        return {
+            "landmarks": jnp.stack([each @ centres for each in bins], axis=-1),
+            "confidence": jnp.minimum(peaks[0], 1) * jnp.minimum(peaks[1], 1),
+            "x_logits": logits[0],
+            "y_logits": logits[1],
+            **self._visibility(features.mean(axis=(1, 2))),
+        }
+
+    def loss(
+        self, outputs: Mapping[str, Array], batch: Mapping[str, Array], image_size: int
+    ) -> Float[Array, " b"]:
+        """Besides the visibility's: the cross-entropy to a Gaussian around each coordinate."""
+        centres = self._centres(image_size)
+        total = super().loss(outputs, batch, image_size)
+        for axis, name in enumerate(("x_logits", "y_logits")):
+            target = jnp.clip(batch["landmarks"][..., axis], centres[0], centres[-1])
+            distance = (centres - target[..., None]) / (self.std * image_size)
+            wanted = jax.nn.softmax(-0.5 * distance**2, axis=-1)
+            entropy = -(wanted * jax.nn.log_softmax(outputs[name], axis=-1)).sum(axis=-1)
+            total += self.weight * entropy.mean(axis=1) / 2
+        return total
+
+    def _centres(self, image_size):
+        """Of the bins, in pixels of the input."""
+        count = round(image_size * (1 + 2 * self.margin) * self.bins_per_pixel)
+        if count < 2 * self.bins_per_pixel or self.std * image_size * self.bins_per_pixel < 0.5:
+            raise InputError(
+                f"model.head: {self.bins_per_pixel:g} bins a pixel are too few for an input of "
+                f"{image_size} px and std={self.std:g}, which spans "
+                f"{self.std * image_size * self.bins_per_pixel:.2g} bins: expected at least 0.5"
+            )
+        start = -self.margin * image_size - 0.5
+        return jnp.asarray(start + (np.arange(count) + 0.5) / self.bins_per_pixel, jnp.float32)
 
 
 def _points(pooled, image_size):
@@ -96,13 +210,16 @@ _RESERVED = {"box", "image_name", "line", "loss", "nme", "pose", "score", "targe
 
 def check_outputs(head: Head, outputs: Mapping[str, Any]) -> None:
     """Raises InputError unless the head gives what it declares, under names that are free."""
-    declared = {"landmarks", *head.pixel_outputs, *head.outputs}
+    declared = {"landmarks", *head.pixel_outputs, *head.outputs, *head.training_outputs}
     if set(outputs) != declared or declared & _RESERVED:
         raise InputError(
             f"model.head: {type(head).__name__} gives {sorted(outputs)} and declares "
-            f"{sorted(declared)} in pixel_outputs and outputs; they have to be the same, and none "
-            f"of {sorted(_RESERVED)}"
+            f"{sorted(declared)}; they have to be the same, and none of {sorted(_RESERVED)}"
         )
 
 
-HEADS: dict[str, type[Head]] = {"regression": RegressionHead, "laplace": LaplaceHead}
+HEADS: dict[str, type[Head]] = {
+    "regression": RegressionHead,
+    "laplace": LaplaceHead,
+    "simcc": SimCCHead,
+}

@@ -28,15 +28,17 @@ class LandmarkRegressor(nn.Module):
     head: Head = dataclasses.field(default_factory=RegressionHead)
 
     def __call__(
-        self, images: Float[Array, "b s s 3"], *, train: bool
+        self, images: Float[Array, "b s s 3"], *, train: bool, for_loss: bool = False
     ) -> dict[str, Float[Array, "b 98 *_"]]:
-        """`landmarks` f32[b, 98, 2] in pixels of the images, and what the head predicts beside."""
+        """`landmarks` f32[b, 98, 2] in pixels of the images, and what the head predicts beside;
+        its `training_outputs` too with `for_loss`."""
         features = self.backbone(images, train=train)
         # Rounding to bfloat16 would cost half a pixel at 224, so the head computes in full.
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
         outputs = self.head(features, images.shape[1])
         check_outputs(self.head, outputs)
-        return outputs
+        hidden = () if for_loss else self.head.training_outputs
+        return {name: value for name, value in outputs.items() if name not in hidden}
 
     def fold_batch_norm(self, variables: dict[str, Any]) -> dict[str, Any]:
         """The variables for a backbone with `folded=True`, which give what `variables` give with

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from flm_jax.errors import InputError
 from flm_jax.models.layers.batch_norm import BatchNorm
 from flm_jax.models.layers.convolution import PointwiseConv, convolve
 from flm_jax.models.layers.pooling import max_pool
@@ -77,6 +78,8 @@ class ResNet(nn.Module):
             doubles the features.
         bottleneck: bottleneck blocks, as in ResNet-50 and deeper, or basic ones.
         width: features of the stem and of the first stage.
+        last_stride: the most pixels of the image that lie between neighbours of the last map:
+            stages that would make it coarser keep the resolution; 0: none does. A power of two.
         dtype: of the computation; parameters and batch statistics are float32 whatever it is.
         axis_name: the mapped axis over which batch norm averages, so that N devices normalise by
             the statistics of the whole batch; None for one device's batch alone.
@@ -86,6 +89,7 @@ class ResNet(nn.Module):
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
     bottleneck: bool = True
     width: int = 64
+    last_stride: int = 0
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
     folded: bool = False
@@ -94,16 +98,24 @@ class ResNet(nn.Module):
     def __call__(self, images: Float[Array, "b s s 3"], *, train: bool) -> Float[Array, "b h w c"]:
         """The last stage's map: h = w = s / 32 and c = 4 * 8 * `width` with four stages of
         bottlenecks, in `dtype`."""
+        if self.last_stride and (self.last_stride < 4 or self.last_stride & (self.last_stride - 1)):
+            raise InputError(
+                f"model.backbone.last_stride={self.last_stride}: expected a power of two from 4 "
+                "on, or 0"
+            )
         conv, norm = _layers(self, train)
         block = BottleneckBlock if self.bottleneck else BasicBlock
         x = conv(self.width, 7, 2, name="conv1")(images)
         x = nn.relu(norm(name="bn1")(x))
         x = max_pool(x)
+        total_stride = 4
         for stage, num_blocks in enumerate(self.stage_sizes):
+            stride = 2 if stage > 0 and total_stride != self.last_stride else 1
+            total_stride *= stride
             for index in range(num_blocks):
                 x = block(
                     features=self.width * 2**stage,
-                    stride=2 if stage > 0 and index == 0 else 1,
+                    stride=stride if index == 0 else 1,
                     dtype=self.dtype,
                     axis_name=self.axis_name,
                     folded=self.folded,

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from flm_jax.errors import InputError, check_keywords
 
-# The network's outputs and targets f32[b, 98, 2] in pixels of its input -> f32[b].
-FaceLoss = Callable[[Mapping[str, Array], Float[Array, "b 98 2"]], Float[Array, " b"]]
+# The network's outputs and the batch, whose landmarks are in pixels of its input -> f32[b].
+FaceLoss = Callable[[Mapping[str, Array], Mapping[str, Array]], Float[Array, " b"]]
 
 
 def wing_loss(
@@ -159,7 +159,7 @@ def make_face_loss(
         **hyperparameters: of the elementwise loss.
 
     Returns:
-        A function of the network's outputs and the targets f32[b, 98, 2] -> f32[b].
+        A function of the network's outputs and the batch -> f32[b].
 
     Raises:
         InputError: no such loss or hyperparameter, or a loss that does not fit the head.
@@ -181,9 +181,9 @@ def make_face_loss(
     elementwise(*(jnp.ones(()) for _ in range(2 + len(extras))))  # Raises now what it would later.
     scale = reference_size / image_size
 
-    def face_loss(outputs, targets):
+    def face_loss(outputs, batch):
         more = (scale * outputs[extra][..., None] for extra in extras)
-        losses = elementwise(scale * outputs["landmarks"], scale * targets, *more)
+        losses = elementwise(scale * outputs["landmarks"], scale * batch["landmarks"], *more)
         return losses.mean(axis=(1, 2))
 
     return face_loss

@@ -1,9 +1,9 @@
 """One update and one evaluation, as pure functions, and their mapping over the devices.
 
-A batch is a dict of image f32[b, s, s, 3], landmarks f32[b, 98, 2] (pixels of the image) and mask
-f32[b] (1 = a face, 0 = padding); for evaluation, of index i32[b] and image_from_crop f32[b, 2, 3]
-too. All sums run over the mapped axis `AXIS`, so that N devices compute what one would on the whole
-batch.
+A batch is a dict of image f32[b, s, s, 3], landmarks f32[b, 98, 2] (pixels of the image), visible
+i8[b, 98] (1, 0, or -1 where it is unknown) and mask f32[b] (1 = a face, 0 = padding); for
+evaluation, of index i32[b] and image_from_crop f32[b, 2, 3] too. All sums run over the mapped axis
+`AXIS`, so that N devices compute what one would on the whole batch.
 """
 
 import dataclasses
@@ -48,9 +48,10 @@ def train_step(
             {"params": params, "batch_stats": state.batch_stats},
             batch["image"],
             train=True,
+            for_loss=True,
             mutable=["batch_stats"],
         )
-        losses = face_loss(outputs, batch["landmarks"])
+        losses = face_loss(outputs, batch)
         return (losses * batch["mask"]).sum(), updated.get("batch_stats", {})
 
     (loss, batch_stats), gradients = jax.value_and_grad(loss_sum, has_aux=True)(state.params)
@@ -101,7 +102,7 @@ def eval_step(
         variables: what the model takes.
         batch: a device's share; `image` suffices without a loss.
         model: images -> outputs, perhaps with batch norm folded.
-        face_loss: outputs and landmarks -> f32[b/d].
+        face_loss: outputs and batch -> f32[b/d].
 
     Returns:
         The outputs as [d, b/d, ...] for the d devices, `landmarks` f32[d, b/d, 98, 2] in pixels of
@@ -110,7 +111,8 @@ def eval_step(
     """
     outputs: Any = model.apply(variables, batch["image"], train=False)
     if face_loss is not None:
-        outputs = {**outputs, "loss": face_loss(outputs, batch["landmarks"])}
+        for_loss: Any = model.apply(variables, batch["image"], train=False, for_loss=True)
+        outputs = {**outputs, "loss": face_loss(for_loss, batch)}
     passed = {name: batch[name] for name in ("index", "mask", "image_from_crop") if name in batch}
     return jax.lax.all_gather({**outputs, **passed}, AXIS)
 

@@ -163,7 +163,7 @@ def _blank(rng, max_faces) -> dataset.DrawnPicture:
 
 def test_visibility_stands_beside_the_lists(root):
     for name in LISTS:
-        lines = (root / dataset.VISIBILITY / Path(name).name).read_text().splitlines()
+        lines = (root / wflw.VISIBILITY / Path(name).name).read_text().splitlines()
         seen = np.array([line.split() for line in lines]).astype(int)
         assert seen.shape == (len(wflw.read_list(root, name)), 98)
         assert 0.6 < seen.mean() < 0.98

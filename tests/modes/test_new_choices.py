@@ -36,7 +36,7 @@ class ToyHead(Head):
     """Points from the flattened map, with a radius in pixels and a confidence."""
 
     pixel_outputs: ClassVar[tuple[str, ...]] = ("radius",)
-    outputs: ClassVar[tuple[str, ...]] = ("confidence",)
+    own_outputs: ClassVar[tuple[str, ...]] = ("confidence",)
 
     @nn.compact
     def __call__(self, features, image_size):

@@ -49,10 +49,12 @@ def test_face_loss_means_the_same_at_every_image_size():
     predictions, targets = jnp.asarray(rng.uniform(0, 224, (2, 3, 98, 2)), jnp.float32)
     whole = losses.make_face_loss("wing", reference_size=224, image_size=224, **WING)
     small = losses.make_face_loss("wing", reference_size=224, image_size=64, **WING)
-    found = whole({"landmarks": predictions}, targets)
+    found = whole({"landmarks": predictions}, {"landmarks": targets})
     expected = losses.wing_loss(predictions, targets, **WING).mean(axis=(1, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    reduced = small({"landmarks": predictions * 64 / 224}, targets * 64 / 224)
+    reduced = small(
+        {"landmarks": predictions * 64 / 224}, {"landmarks": targets * 64 / 224}
+    )
     np.testing.assert_allclose(reduced, found, rtol=1e-5)
 
 

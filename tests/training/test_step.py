@@ -107,7 +107,7 @@ def test_the_loss_is_the_mean_over_unmasked_faces():
     predictions, _ = model.apply(
         make_state().variables, jnp.asarray(batch["image"]), train=True, mutable=["batch_stats"]
     )
-    expected = FACE_LOSS(predictions, jnp.asarray(batch["landmarks"]))[:3].mean()
+    expected = FACE_LOSS(predictions, batch)[:3].mean()
     assert losses[0] == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -123,7 +123,7 @@ def test_predictions_of_all_devices_come_back_in_the_batch_order():
     )
     np.testing.assert_array_equal(np.ravel(output["index"]), np.arange(16))
     np.testing.assert_allclose(
-        np.ravel(output["loss"]), FACE_LOSS(outputs, jnp.asarray(batch["landmarks"])), rtol=1e-4
+        np.ravel(output["loss"]), FACE_LOSS(outputs, batch), rtol=1e-4
     )
 
 
