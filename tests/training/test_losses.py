@@ -52,9 +52,7 @@ def test_face_loss_means_the_same_at_every_image_size():
     found = whole({"landmarks": predictions}, {"landmarks": targets})
     expected = losses.wing_loss(predictions, targets, **WING).mean(axis=(1, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    reduced = small(
-        {"landmarks": predictions * 64 / 224}, {"landmarks": targets * 64 / 224}
-    )
+    reduced = small({"landmarks": predictions * 64 / 224}, {"landmarks": targets * 64 / 224})
     np.testing.assert_allclose(reduced, found, rtol=1e-5)
 
 

@@ -122,9 +122,7 @@ def test_predictions_of_all_devices_come_back_in_the_batch_order():
         np.reshape(output["landmarks"], (16, 98, 2)), expected, rtol=1e-4, atol=1e-4
     )
     np.testing.assert_array_equal(np.ravel(output["index"]), np.arange(16))
-    np.testing.assert_allclose(
-        np.ravel(output["loss"]), FACE_LOSS(outputs, batch), rtol=1e-4
-    )
+    np.testing.assert_allclose(np.ravel(output["loss"]), FACE_LOSS(outputs, batch), rtol=1e-4)
 
 
 def test_a_second_step_does_not_compile_again():

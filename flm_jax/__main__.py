@@ -1,0 +1,95 @@
+"""Puts 98 points on the faces of photographs: `python -m flm_jax photo.jpg`. Needs no JAX."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from flm_jax.errors import InputError
+from flm_jax.inference import exported, pipeline
+from flm_jax.inference.detector import load_detector
+from flm_jax.inference.predictor import LandmarkPredictor
+from flm_jax.runtime.signals import exit_on_signals
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flm_jax",
+        description="Finds the faces of photographs and puts 98 points on each, with the network "
+        "that comes with this package, which has learned from drawings alone.",
+        epilog="Writes landmarks.json, landmarks.csv and overlays/ into the output folder.",
+    )
+    parser.add_argument(
+        "input", nargs="?", help="an image, folder, glob in quotes, video or camera number"
+    )
+    parser.add_argument("--output", default="landmarks", help="folder to write (%(default)s)")
+    parser.add_argument(
+        "--boxes", default="", help="a file of face boxes, or image: each image is one face"
+    )
+    parser.add_argument(
+        "--network", default=exported.SHIPPED, metavar="FILE.onnx", help="another exported network"
+    )
+    parser.add_argument("--detector", default="centerface", help="or the ONNX file of a YuNet")
+    parser.add_argument("--threshold", type=_share, default=0.5, help="least score of a face")
+    parser.add_argument("--no-overlays", action="store_true", help="draw nothing")
+    parser.add_argument("--two-pass", action="store_true", help="crop again around the points")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored face")
+    parser.add_argument(
+        "--smoothing", type=float, nargs=2, default=(1.0, 10.0), metavar=("CUTOFF", "BETA"),
+        help="of a video's points, by the one-euro filter; 0 0: none (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--page", metavar="DIR", help="write the page for browsers, and end")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if bool(given.page) == bool(given.input):
+        parser.error("expected an input, or --page DIR")
+    try:
+        if given.page:
+            _write_page(Path(given.page), Path(given.network))
+        else:
+            _predict(given)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def _predict(given: argparse.Namespace) -> None:
+    job = pipeline.plan(
+        given.input, Path(given.output), boxes=given.boxes, overlays=not given.no_overlays
+    )
+    detect = None if given.boxes else load_detector(given.detector, given.threshold)
+    cutoff, beta = given.smoothing
+    pipeline.run(
+        job,
+        LandmarkPredictor.load(given.network),
+        detect,
+        tta={
+            "two_pass": given.two_pass,
+            "flip": given.flip,
+            "extra_crops": 0,
+            "box_noise": 0.0,
+        },
+        smoothing={"cutoff": cutoff, "beta": beta},
+    )
+
+
+def _write_page(folder: Path, network: Path) -> None:
+    from flm_jax.export import page  # needs the package onnx, for the detector
+
+    if problem := page.write_page(folder, network):
+        print(f"the page can't compute without onnxruntime-web in {problem}")
+    print(f"{folder}: python -m http.server --directory {folder}")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number in [0, 1]")
+    return value
+
+
+if __name__ == "__main__":
+    with exit_on_signals("nothing is written yet"):
+        main()
