@@ -14,10 +14,10 @@ from configs import wflw_resnet50_strong
 def get_config() -> ConfigDict:
     config = wflw_resnet50_strong.get_config()
     config.batch_size = 64
-    config.num_epochs = 12
+    config.num_epochs = 20
 
     config.data.root = ""  # <workdir>/faces
-    config.data.drawn = ConfigDict({"train": 60000, "test": 1000, "seed": 1})
+    config.data.drawn = ConfigDict({"train": 30000, "test": 500, "seed": 1})
     config.data.prepared = "data/drawn_64px"
     config.data.validation_fraction = 0.02
     config.data.image_size = 64

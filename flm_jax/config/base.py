@@ -60,7 +60,9 @@ def base_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # of the computation; or bfloat16
-    config.model.pretrained = ""  # the backbone's, in .safetensors or .pth (docs/training.md)
+    # Of the backbone: a .safetensors or .pth file (docs/training.md); or drawn: that of the network
+    # which comes with the package.
+    config.model.pretrained = ""
     config.model.mean_shape = False  # whether the head starts at that of the training faces
     config.model.backbone = ConfigDict({"name": "resnet"})
     config.model.backbone.stage_sizes = (3, 4, 6, 3)

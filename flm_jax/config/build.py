@@ -210,7 +210,8 @@ def starting_values(
     mean shape of the training faces, `records`."""
     given: dict[str, Any] = {}
     if config.model.pretrained:
-        tensors = weights_io.read_tensors(config.model.pretrained)
+        path = config.model.pretrained
+        tensors = weights_io.read_tensors(pretrained.DRAWN if path == "drawn" else path)
         shapes = variable_shapes(model, config.data.image_size)
         parts = [name for name in ("params", "batch_stats") if name in shapes]
         backbone: Any = model.backbone

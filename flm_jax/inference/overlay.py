@@ -16,18 +16,26 @@ _AXES = ((60, 60, 255), (80, 220, 80), (255, 160, 60))
 
 
 def draw_face(image: UInt8[ndarray, "h w 3"], face: Face) -> None:
-    """Draws a face's box, points coloured by face part, and axes on a BGR image, in place."""
+    """Draws a face's box, points coloured by face part, and axes on a BGR image, in place.
+
+    A point that is hidden, as far as the network tells, is hollow.
+    """
     side = np.sqrt(np.prod(np.ptp(face.landmarks, axis=0)))
     radius, width = max(1.0, side / 110), max(1, round(side / 150))
+    visibility = face.outputs.get("visibility")
     low, high = _fixed(face.box[:2]), _fixed(face.box[2:])
     cv2.rectangle(image, low, high, _WHITE, width, cv2.LINE_AA, _SHIFT)
     for part in PARTS:
         red, green, blue = (255 * value for value in part.colour)
-        for point in face.landmarks[list(part.indices)]:
-            centre = _fixed(point)
-            for size, colour in ((1.35 * radius, _BLACK), (radius, (blue, green, red))):
+        for i in part.indices:
+            centre, colour = _fixed(face.landmarks[i]), (blue, green, red)
+            if visibility is not None and visibility[i] < 0.5:
+                fixed = round(1.2 * radius * 2**_SHIFT)
+                cv2.circle(image, centre, fixed, colour, width, cv2.LINE_AA, _SHIFT)
+                continue
+            for size, filling in ((1.35 * radius, _BLACK), (radius, colour)):
                 fixed = round(size * 2**_SHIFT)
-                cv2.circle(image, centre, fixed, colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+                cv2.circle(image, centre, fixed, filling, cv2.FILLED, cv2.LINE_AA, _SHIFT)
     axes = head_pose.pose_axes(face.landmarks)
     if axes is None:
         return

@@ -1,7 +1,11 @@
-"""Weights trained in PyTorch as Flax variables; `weights_io` reads the files that hold them."""
+"""Trained backbones by the names and layouts of PyTorch, as Flax variables and back.
+
+`weights_io` reads and writes the files that hold them.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +16,30 @@ from flm_jax.errors import InputError
 
 # Tensors that this network does not use: the classifier and batch norm's step counter.
 _UNUSED = re.compile(r"fc\.(weight|bias)|.*\.num_batches_tracked")
+
+# Kernels: height, width, in, out here; out, in, height, width there.
+_TO_TORCH, _FROM_TORCH = (3, 2, 0, 1), (2, 3, 1, 0)
+
+# The backbone of the network that comes with the package: `model.pretrained=drawn`.
+DRAWN = Path(__file__).parent.parent / "weights/backbone.safetensors"
+
+
+def name_tensors(
+    variables: Mapping[str, Any], torch_name: Callable[[Sequence[str]], str]
+) -> dict[str, ndarray]:
+    """What `load_backbone` reads, with kernels in half precision.
+
+    Args:
+        variables: the backbone's `params` and `batch_stats`.
+        torch_name: the backbone's, from a variable's path to a tensor's name.
+    """
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(dict(variables))[0]:
+        values = np.asarray(leaf, np.float32)
+        if values.ndim == 4:
+            values = np.ascontiguousarray(values.transpose(_TO_TORCH)).astype(np.float16)
+        tensors[torch_name([key.key for key in path])] = values
+    return tensors
 
 
 def load_backbone(
@@ -41,7 +69,7 @@ def load_backbone(
             raise InputError(f"model.pretrained: the file lacks '{name}'")
         values = np.asarray(tensors[name], np.float32)
         if values.ndim == 4:
-            values = values.transpose(2, 3, 1, 0)  # out, in, height, width -> Flax's order
+            values = values.transpose(_FROM_TORCH)
         if values.shape != leaf.shape:
             raise InputError(
                 f"model.pretrained: '{name}' has the shape {tensors[name].shape}, which gives "

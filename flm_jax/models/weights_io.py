@@ -1,6 +1,7 @@
-"""Reads files of named tensors: safetensors, and PyTorch's where torch is installed."""
+"""Files of named tensors: safetensors, and PyTorch's where torch is installed."""
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes  # Gives NumPy the bfloat16 that safetensors looks for.
@@ -27,6 +28,11 @@ def read_tensors(path: str | Path) -> dict[str, ndarray]:
     if path.suffix in (".pth", ".pt"):
         return _read_torch(path)
     raise InputError(f"model.pretrained={path}: expected a .safetensors, .pth or .pt file")
+
+
+def to_safetensors(tensors: Mapping[str, ndarray]) -> bytes:
+    """The content of a `.safetensors` file."""
+    return bytes(safetensors.numpy.save(dict(tensors)))
 
 
 def _read_safetensors(path: Path) -> dict[str, ndarray]:

@@ -26,6 +26,7 @@ from flm_jax.export import folder
 from flm_jax.export.metadata import describe
 from flm_jax.export.page import page_files
 from flm_jax.inference import tta
+from flm_jax.models import pretrained, weights_io
 
 try:
     from flm_jax.export import networks, onnx
@@ -41,6 +42,7 @@ CONFIG_OF_WEIGHTS = True
 # landmarks. What rounding the kernels to half precision costs is reported instead.
 _TOLERANCE = 0.01
 _SINGLE, _HALF, _JAX = "landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax"
+_BACKBONE = "backbone.safetensors"  # for other trainings to start from: model.pretrained
 
 _DRAWN_FACES = 32  # where the evaluated faces are not at hand
 
@@ -66,7 +68,8 @@ class _Faces(NamedTuple):
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Writes <workdir>/export: landmarks.onnx, landmarks_fp16.onnx, landmarks.jax, landmarks.json,
-    which describes them, and the folder browser, for any static server.
+    which describes them, backbone.safetensors, for other trainings to start from, and the folder
+    browser, for any static server.
 
     The weights are those of `evaluate.checkpoint`. Nothing is written unless the files agree with
     the network on the faces of `evaluate.split`, or on drawn ones where they are not at hand.
@@ -119,6 +122,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         comparison={"split": faces.split, "num_faces": len(faces.records), **comparison},
     )
     files = {name: onnx.to_bytes(model, metadata) for name, model in models.items()}
+    backbone = {name: variables[name]["backbone"] for name in variables}
+    tensors = pretrained.name_tensors(jax.device_get(backbone), trained.backbone.torch_name)
+    files |= {_BACKBONE: weights_io.to_safetensors(tensors)}
     files |= {_JAX: serialised, "landmarks.json": (json.dumps(metadata, indent=2) + "\n").encode()}
     page = page_files(files[_HALF], metadata)
     files |= {f"browser/{name}": content for name, content in page.items()}

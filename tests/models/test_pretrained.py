@@ -1,15 +1,17 @@
 """Weights of torchvision's ResNet-50, against what torchvision itself computes from them."""
 
 import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import record_resnet50 as recording
+import safetensors.numpy
 
 from flm_jax.errors import InputError
-from flm_jax.models import pretrained, resnet
+from flm_jax.models import pretrained, resnet, weights_io
 from flm_jax.models.resnet import ResNet
 
 
@@ -160,3 +162,12 @@ def test_the_classifier_and_the_counts_are_left_out():
     tensors |= {"fc.weight": np.zeros((10, 16)), "fc.bias": np.zeros(10)}
     tensors |= {"bn1.num_batches_tracked": np.array(3)}
     load_backbone(variables, tensors)
+
+
+def test_a_backbone_is_read_as_it_was_written():
+    variables = load_backbone(variable_shapes(), recorded()[1])
+    content = weights_io.to_safetensors(pretrained.name_tensors(variables, ResNet.torch_name))
+    found = load_backbone(variable_shapes(), safetensors.numpy.load(content))
+    # Kernels are in half precision.
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), found, variables)
+    assert len(content) < 50e6

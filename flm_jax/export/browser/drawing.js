@@ -5,8 +5,11 @@ export const HANDLE = 14; // css pixels around a corner or side that still take 
 export const css = ([r, g, b], alpha = 1) =>
   `rgb(${[r, g, b].map((value) => Math.round(255 * value)).join(" ")} / ${alpha})`;
 
-/** Draws into a context whose unit is the canvas' own; `view` takes pixels of the image there. */
-export function drawPoints(context, view, points, scales, parts, hidden, dot) {
+/**
+ * Draws into a context whose unit is the canvas' own; `view` takes pixels of the image there. A
+ * point has its scale around it, and is hollow where it is hidden, if the outputs tell.
+ */
+export function drawPoints(context, view, points, { scale, visibility }, parts, hidden, dot) {
   context.lineJoin = context.lineCap = "round";
   for (const { group, indices, closed, colour } of parts) {
     if (hidden.has(group)) continue;
@@ -18,14 +21,29 @@ export function drawPoints(context, view, points, scales, parts, hidden, dot) {
     context.lineWidth = dot * 0.55;
     context.stroke();
     places.forEach(([x, y], i) => {
-      if (scales) {
-        const radius = Math.abs(view([scales[indices[i]], 0])[0] - view([0, 0])[0]);
+      if (scale) {
+        const radius = Math.abs(view([scale[indices[i]], 0])[0] - view([0, 0])[0]);
         disc(context, x, y, Math.max(radius, dot), css(colour, 0.14));
+      }
+      if (visibility && visibility[indices[i]] < 0.5) {
+        ring(context, x, y, dot, css(colour));
+        return;
       }
       disc(context, x, y, dot * 1.5, "rgb(8 10 16 / 0.55)");
       disc(context, x, y, dot, css(colour));
     });
   }
+}
+
+/** The box of a face that is not in hand. */
+export function drawOtherBox(context, view, box, unit) {
+  const [left, top] = view(box.slice(0, 2));
+  const [right, bottom] = view(box.slice(2));
+  context.strokeStyle = "rgb(255 255 255 / 0.6)";
+  context.lineWidth = unit;
+  context.setLineDash([4 * unit, 4 * unit]);
+  context.strokeRect(left, top, right - left, bottom - top);
+  context.setLineDash([]);
 }
 
 /** The box: what is outside is dimmed, corners are heavy, so that they ask to be taken. */
@@ -77,6 +95,14 @@ export function dragged(box, [sideX, sideY], [dx, dy], least) {
   if (sideY < 0) moved[1] = Math.min(box[1] + dy, box[3] - least);
   if (sideY > 0) moved[3] = Math.max(box[3] + dy, box[1] + least);
   return moved;
+}
+
+function ring(context, x, y, radius, colour) {
+  context.strokeStyle = colour;
+  context.lineWidth = radius * 0.6;
+  context.beginPath();
+  context.arc(x, y, radius * 1.1, 0, 2 * Math.PI);
+  context.stroke();
 }
 
 function disc(context, x, y, radius, colour) {

@@ -1,7 +1,8 @@
-// The page: an image comes in, the box is dragged, the worker's points are drawn.
+// The page: an image comes in, its faces are found, a box is dragged, points are drawn.
 
 import { cropBox, imageFromCrop, neededPart } from "./crop.js";
-import { HANDLE, drawBox, drawPoints, dragged, grip } from "./drawing.js";
+import { withMargins } from "./detect.js";
+import { HANDLE, drawBox, drawOtherBox, drawPoints, dragged, grip } from "./drawing.js";
 import { describeNetwork, element, listGroups, listPoints } from "./panels.js";
 
 const $ = (id) => document.getElementById(id);
@@ -9,18 +10,30 @@ const canvas = $("canvas");
 const context = canvas.getContext("2d");
 const sides = ["xmin", "ymin", "xmax", "ymax"].map($);
 const LEAST = 4; // pixels of the image that a box is wide and high
+const REDETECT = 20; // frames of the camera from one look for faces to the next
 
 let model, worker;
 let ready = false;
 let image = null; // {bitmap, width, height, name}
-let box = null;
-let result = null; // {box, points, scales, milliseconds}
+let faces = []; // of the image: {box, score, found}; found is what the worker says of a box, or null
+let chosen = 0; // the face whose box is shown and dragged
 let drag = null;
 let stream = null;
 let busy = false;
 let again = false;
-let answer = null; // takes the worker's reply
+const waiting = new Map(); // by id: what takes the worker's reply
 const hidden = new Set();
+
+const face = () => faces[chosen];
+
+/** The worker's reply; null after a failure, which the page then shows. */
+function ask(message, transferred = []) {
+  return new Promise((resolve) => {
+    const id = waiting.size ? Math.max(...waiting.keys()) + 1 : 0;
+    waiting.set(id, resolve);
+    worker.postMessage({ ...message, id }, transferred);
+  });
+}
 
 // ---------------------------------------------------------------- starting
 
@@ -38,22 +51,21 @@ async function start() {
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => receive(data);
   worker.onerror = (event) => fail(event.message || "worker.js can't be loaded");
-  worker.postMessage({ kind: "load", model });
+  if ((await ask({ kind: "load", model })) === null) return;
+  ready = true;
+  setState("ready", "Ready");
+  $("detect").hidden = !model.detector;
+  if (image) await look();
 }
 
 function receive(data) {
   if (data.kind === "loading") {
     const [loaded, total] = [data.loaded, data.total].map((bytes) => (bytes / 1e6).toFixed(1));
     setState("loading", `Loading the network: ${loaded} of ${total} MB`);
-  } else if (data.kind === "ready") {
-    ready = true;
-    setState("ready", "Ready");
-    find();
-  } else if (data.kind === "found") {
-    answer(data);
   } else {
-    fail(data.message);
-    if (data.what === "find") answer(null);
+    if (data.kind === "failed") fail(data.message);
+    waiting.get(data.id)(data.kind === "failed" ? null : (data.result ?? true));
+    waiting.delete(data.id);
   }
 }
 
@@ -85,7 +97,7 @@ async function openFile(file) {
     });
     show(bitmap, file.name);
     forget();
-    useBox(box);
+    await look();
   } catch {
     warn(`${file.name}: not an image that this browser can read, or too large for it.`);
   }
@@ -100,11 +112,55 @@ function show(bitmap, name) {
   canvas.setAttribute("aria-label", `${name}, ${image.width} x ${image.height} pixels`);
 }
 
-/** Of another image nothing holds: neither its points nor its box. */
+/** Of another image nothing holds: neither its points nor its boxes. */
 function forget() {
-  result = null;
   $("results").disabled = true;
-  box = defaultBox();
+  [faces, chosen] = [[{ box: defaultBox(), score: null, found: null }], 0];
+}
+
+/** Finds the faces and the points of each; where there is none, the box waits to be dragged. */
+async function look() {
+  showBox();
+  draw();
+  if (!ready) return;
+  const shown = image;
+  if (model.detector) {
+    setState("finding", "Looking for faces…");
+    const found = await detect(model.detector.sides);
+    if (image !== shown || !found) return;
+    if (found.length) [faces, chosen] = [found, largest(found)];
+    else warn("No face found. Drag the box over it: from the forehead to the chin.");
+  }
+  showBox();
+  draw();
+  const boxes = faces;
+  for (const [i, each] of faces.entries()) {
+    if (i === chosen || image !== shown || faces !== boxes) continue;
+    each.found = await pointsOf(each.box);
+  }
+  await find();
+}
+
+/** The detector's faces at the first side, in pixels, at which there are any. */
+async function detect(sides) {
+  const { bitmap, width, height } = image;
+  for (const side of sides) {
+    const scale = side / Math.max(width, height);
+    const pixels = await createImageBitmap(bitmap, {
+      resizeWidth: Math.max(1, Math.round(width * scale)),
+      resizeHeight: Math.max(1, Math.round(height * scale)),
+      resizeQuality: "high",
+    });
+    const found = await ask({ kind: "detect", pixels, scale }, [pixels]);
+    if (!found) return null;
+    if (found.length) return found.map((each) => ({ ...each, found: null }));
+  }
+  return [];
+}
+
+function largest(found) {
+  const area = ({ box }) => (box[2] - box[0]) * (box[3] - box[1]);
+  return found.reduce((best, each, i) => (area(each) > area(found[best]) ? i : best), 0);
 }
 
 /** Half of the image's shorter side, in its middle: something to drag. */
@@ -128,16 +184,30 @@ async function toggleCamera() {
   const video = element("video", "", { srcObject: stream, muted: true });
   await video.play();
   const own = stream;
-  for (let first = true; stream === own; first = false) {
+  for (let count = 0; stream === own; count++) {
     const frame = await createImageBitmap(video);
     if (stream !== own) return frame.close(); // Stopped meanwhile, and perhaps a file is shown.
     show(frame, "camera");
-    if (first) forget();
+    if (!count) forget();
+    if (model.detector && $("follow").checked && !drag && count % REDETECT === 0) await renew();
     showBox();
+    for (const [i, each] of faces.entries())
+      if (i !== chosen) each.found = (await pointsOf(each.box)) ?? each.found;
     await find();
-    if (result && !drag && $("follow").checked) follow();
+    if (!drag && $("follow").checked) faces.forEach(follow);
     await new Promise(requestAnimationFrame);
   }
+}
+
+/** The camera's faces anew; the one in hand stays the one that it overlaps most. */
+async function renew() {
+  const found = await detect(model.detector.sides.slice(-1));
+  if (!found?.length) return;
+  const middle = ([xmin, ymin, xmax, ymax]) => [(xmin + xmax) / 2, (ymin + ymax) / 2];
+  const place = middle(face().box);
+  const away = ({ box }) => Math.hypot(...middle(box).map((value, i) => value - place[i]));
+  const nearest = found.reduce((best, each, i) => (away(each) < away(found[best]) ? i : best), 0);
+  [faces, chosen] = [found, face().found ? nearest : largest(found)];
 }
 
 function stopCamera() {
@@ -149,7 +219,7 @@ function stopCamera() {
 // ---------------------------------------------------------------- the box
 
 function useBox(next) {
-  box = next;
+  faces[chosen] = { box: next, score: null, found: face().found };
   warn("");
   showBox();
   draw();
@@ -158,7 +228,7 @@ function useBox(next) {
 
 function showBox() {
   sides.forEach((input, i) => {
-    if (input !== document.activeElement) input.value = Number(box[i].toFixed(1));
+    if (input !== document.activeElement) input.value = Number(face().box[i].toFixed(1));
     input.removeAttribute("aria-invalid");
   });
 }
@@ -175,23 +245,17 @@ function typedBox() {
 function boxAround(points) {
   const low = [0, 1].map((axis) => Math.min(...points.map((point) => point[axis])));
   const high = [0, 1].map((axis) => Math.max(...points.map((point) => point[axis])));
-  const [width, height] = [high[0] - low[0], high[1] - low[1]];
-  const [left, top, right, bottom] = model.crop.margins;
-  return [
-    low[0] - left * width,
-    low[1] - top * height,
-    high[0] + right * width,
-    high[1] + bottom * height,
-  ];
+  return withMargins([...low, ...high], model.crop.margins);
 }
 
-/** The camera's next box, unless the points have lost the face. */
-function follow() {
-  const next = boxAround(result.points);
-  const share = (axis) => (next[axis + 2] - next[axis]) / (box[axis + 2] - box[axis]);
+/** A face's next box in the camera, unless the points have lost the face. */
+function follow(each) {
+  if (!each.found) return;
+  const next = boxAround(each.found.points);
+  const share = (axis) => (next[axis + 2] - next[axis]) / (each.box[axis + 2] - each.box[axis]);
   const inside = next[2] > 0 && next[3] > 0 && next[0] < image.width && next[1] < image.height;
   const lost = !inside || [0, 1].some((axis) => share(axis) < 0.5 || share(axis) > 2);
-  box = lost ? defaultBox() : next;
+  each.box = lost ? defaultBox() : next;
 }
 
 function placeOf(event) {
@@ -210,9 +274,19 @@ function cursor(taken) {
 canvas.addEventListener("pointerdown", (event) => {
   if (!image) return;
   const place = placeOf(event);
-  const taken = grip(box, place, (HANDLE * image.width) / canvas.clientWidth);
-  // Beside the box a new one is drawn, from its corner.
-  drag = { place, sides: taken ?? [1, 1], box: taken ? box : [...place, ...place.map((v) => v + LEAST)] };
+  const reach = (HANDLE * image.width) / canvas.clientWidth;
+  let taken = grip(face().box, place, reach);
+  const other = faces.findIndex(({ box }) => grip(box, place, 0));
+  if (!taken && other >= 0) {
+    chosen = other;
+    taken = [0, 0];
+    showBox();
+    draw();
+    tellPoints();
+  }
+  // Beside the boxes a new one is drawn, from its corner.
+  const box = taken ? face().box : [...place, ...place.map((value) => value + LEAST)];
+  drag = { place, sides: taken ?? [1, 1], box };
   canvas.setPointerCapture(event.pointerId);
 });
 
@@ -221,7 +295,8 @@ canvas.addEventListener("pointermove", (event) => {
   const place = placeOf(event);
   if (!drag) {
     const reach = (HANDLE * image.width) / canvas.clientWidth;
-    canvas.style.cursor = cursor(grip(box, place, reach));
+    const other = faces.some(({ box }) => grip(box, place, 0));
+    canvas.style.cursor = cursor(grip(face().box, place, reach) ?? (other ? [0, 0] : null));
     return;
   }
   const move = [place[0] - drag.place[0], place[1] - drag.place[1]];
@@ -239,7 +314,7 @@ canvas.addEventListener("keydown", (event) => {
   const [dx, dy] = (moves[event.key] ?? [0, 0]).map((sign) => sign * step);
   if (!dx && !dy && !grow) return;
   event.preventDefault();
-  const larger = dragged(box, [1, 1], [grow ?? 0, grow ?? 0], LEAST);
+  const larger = dragged(face().box, [1, 1], [grow ?? 0, grow ?? 0], LEAST);
   useBox(dragged(larger, [0, 0], [dx - (grow ?? 0) / 2, dy - (grow ?? 0) / 2], LEAST));
 });
 
@@ -262,37 +337,41 @@ async function find() {
 }
 
 async function findOnce() {
-  const [shown, own] = [image, box];
-  const map = imageFromCrop(cropBox(own, model.crop), model.input.size);
-  const part = neededPart(map, model.input.size, shown.width, shown.height);
-  const { left, top, width, height } = part;
-  if (width < 1 || height < 1) {
-    setState("ready", "No points");
-    return warn("The box shows nothing of the image; drag it back over the face.");
-  }
-  let pixels;
-  try {
-    pixels = await createImageBitmap(shown.bitmap, left, top, width, height);
-  } catch (error) {
-    if (image === shown) warn(`The image under the box can't be read: ${error.message}`);
-    return; // Otherwise another image has come.
-  }
-  const found = await new Promise((resolve) => {
-    answer = resolve;
-    worker.postMessage({ kind: "find", box: own, part, pixels }, [pixels]);
-  });
-  if (!found || image !== shown) return;
-  result = found;
+  const [shown, own, boxes] = [image, chosen, faces];
+  const found = await pointsOf(face().box);
+  if (!found || image !== shown || faces !== boxes) return;
+  faces[own].found = found;
   $("results").disabled = false;
   const time = `${found.milliseconds.toFixed(0)} ms`;
-  if (!again) setState("found", stream ? `${time} a frame` : `98 points in ${time}`);
+  const count = faces.length > 1 ? `${faces.length} faces, ` : "";
+  if (!again) setState("found", count + (stream ? `${time} a frame` : `98 points in ${time}`));
   draw();
   tellPoints();
 }
 
+/** What the worker finds in a box of the image; null where there is nothing to be found. */
+async function pointsOf(box) {
+  const shown = image;
+  const map = imageFromCrop(cropBox(box, model.crop), model.input.size);
+  const part = neededPart(map, model.input.size, shown.width, shown.height);
+  const { left, top, width, height } = part;
+  if (width < 1 || height < 1) {
+    setState("ready", "No points");
+    warn("The box shows nothing of the image; drag it back over the face.");
+    return null;
+  }
+  try {
+    const pixels = await createImageBitmap(shown.bitmap, left, top, width, height);
+    return await ask({ kind: "find", box, part, pixels }, [pixels]);
+  } catch (error) {
+    if (image === shown) warn(`The image under the box can't be read: ${error.message}`);
+    return null; // Otherwise another image has come.
+  }
+}
+
 function tellPoints() {
-  if ($("coordinates").open && result) {
-    listPoints($("points"), model.landmarks.parts, result.points);
+  if ($("coordinates").open && face()?.found) {
+    listPoints($("points"), model.landmarks.parts, face().found.points);
   }
 }
 
@@ -315,11 +394,14 @@ function paint(into, width, height, unit) {
   const view = ([x, y]) => [(x + 0.5) * scale, (y + 0.5) * scale];
   into.imageSmoothingQuality = "high";
   into.drawImage(image.bitmap, 0, 0, width, height);
-  if (unit) drawBox(into, view, box, width, height, unit);
-  if (!result) return;
-  const side = Math.min(result.box[2] - result.box[0], result.box[3] - result.box[1]) * scale;
-  const dot = Math.max(side / 150, 1.1 * (unit ?? 1));
-  drawPoints(into, view, result.points, result.scales, model.landmarks.parts, hidden, dot);
+  if (unit) drawBox(into, view, face().box, width, height, unit);
+  for (const [i, { box, found }] of faces.entries()) {
+    if (unit && i !== chosen) drawOtherBox(into, view, box, unit);
+    if (!found) continue;
+    const side = Math.min(found.box[2] - found.box[0], found.box[3] - found.box[1]) * scale;
+    const dot = Math.max(side / 150, 1.1 * (unit ?? 1));
+    drawPoints(into, view, found.points, found.outputs, model.landmarks.parts, hidden, dot);
+  }
 }
 
 /** Before there is an image: the mean shape of the training faces. */
@@ -330,7 +412,7 @@ function drawMeanShape(density) {
     canvas.height / 2 + (y - 0.62) * size * 0.66,
   ];
   context.globalAlpha = 0.75;
-  drawPoints(context, view, model.landmarks.mean_shape, null, model.landmarks.parts, hidden, 2 * density);
+  drawPoints(context, view, model.landmarks.mean_shape, {}, model.landmarks.parts, hidden, 2 * density);
   context.globalAlpha = 1;
 }
 
@@ -343,9 +425,15 @@ function save(blob, name) {
 }
 
 function savePoints() {
-  const face = { box: result.box, score: null, landmarks: result.points };
-  if (result.scales) face.scale = result.scales;
-  const text = JSON.stringify([{ image: image.name, faces: [face] }]);
+  const content = faces
+    .filter(({ found }) => found)
+    .map(({ score, found }) => ({
+      box: found.box,
+      score,
+      landmarks: found.points,
+      ...found.outputs,
+    }));
+  const text = JSON.stringify([{ image: image.name, faces: content }]);
   save(new Blob([text], { type: "application/json" }), "landmarks.json");
 }
 
@@ -362,7 +450,10 @@ $("camera").addEventListener("click", toggleCamera);
 $("whole").addEventListener("click", () =>
   useBox([-0.5, -0.5, image.width - 0.5, image.height - 0.5]),
 );
-$("fit").addEventListener("click", () => result && useBox(boxAround(result.points)));
+$("fit").addEventListener("click", () => {
+  if (face().found) useBox(boxAround(face().found.points));
+});
+$("detect").addEventListener("click", look);
 $("save-points").addEventListener("click", savePoints);
 $("save-image").addEventListener("click", saveImage);
 $("coordinates").addEventListener("toggle", tellPoints);

@@ -1,21 +1,24 @@
-// Cuts the crop and runs the network, beside the page, which stays responsive meanwhile.
+// Finds faces and their points, beside the page, which stays responsive meanwhile.
 
 import { cropBox, cut, imageFromCrop, normalise } from "./crop.js";
+import { detectorInput, readFaces } from "./detect.js";
 
 const RUNTIME = "./vendor/ort-wasm-simd-threaded";
 
-let model, session, ort;
+let model, session, detector, ort;
 
-self.onmessage = async ({ data: { kind, ...message } }) => {
+const TASKS = { load, find, detect };
+
+// Each message is answered by one with its id.
+self.onmessage = async ({ data: { kind, id, ...message } }) => {
   try {
-    if (kind === "load") await load(message.model);
-    if (kind === "find") await find(message);
+    self.postMessage({ kind: "done", id, result: await TASKS[kind](message) });
   } catch (error) {
-    self.postMessage({ kind: "failed", what: kind, message: error.message ?? String(error) });
+    self.postMessage({ kind: "failed", id, message: error.message ?? String(error) });
   }
 };
 
-async function load(description) {
+async function load({ model: description }) {
   model = description;
   try {
     ort = await import("./vendor/ort.wasm.bundle.min.mjs");
@@ -27,10 +30,13 @@ async function load(description) {
   }
   ort.env.wasm.numThreads = 1; // more need headers that a plain static server does not send
   ort.env.wasm.wasmPaths = { wasm: new URL(RUNTIME + ".wasm", import.meta.url).href };
-  session = await ort.InferenceSession.create(await download("./model.onnx"), {
-    executionProviders: ["wasm"],
-  });
-  self.postMessage({ kind: "ready" });
+  session = await open("./model.onnx");
+  if (model.detector) detector = await open("./detector.onnx");
+}
+
+async function open(name) {
+  const options = { executionProviders: ["wasm"] };
+  return ort.InferenceSession.create(await download(name), options);
 }
 
 async function download(name) {
@@ -56,15 +62,27 @@ async function find({ box, part, pixels }) {
   const crop = cut(readPixels(pixels), part, [x, y], size);
   const images = new ort.Tensor("float32", normalise(crop), [1, size, size, 3]);
   const outputs = await session.run({ [model.input.name]: images });
-  const flat = outputs.landmarks.data;
+  const { landmarks, ...others } = outputs;
+  const flat = landmarks.data;
   const points = Array.from({ length: flat.length / 2 }, (_, i) => [
     x.offset + x.scale * flat[2 * i],
     y.offset + y.scale * flat[2 * i + 1],
   ]);
   const pixel = Math.sqrt(x.scale * y.scale); // of the input, in the image's
-  const scales = outputs.scale && Array.from(outputs.scale.data, (scale) => scale * pixel);
-  const milliseconds = performance.now() - started;
-  self.postMessage({ kind: "found", box, points, scales, milliseconds });
+  const beside = {};
+  for (const [name, { data }] of Object.entries(others)) {
+    const unit = model.pixel_outputs.includes(name) ? pixel : 1;
+    beside[name] = Array.from(data, (value) => value * unit);
+  }
+  return { box, points, outputs: beside, milliseconds: performance.now() - started };
+}
+
+/** The faces of an image, of which `pixels` are a reduced copy: so many times as large. */
+async function detect({ pixels, scale }) {
+  const { values, shape } = detectorInput(readPixels(pixels));
+  const images = new ort.Tensor("float32", values, shape);
+  const outputs = await detector.run({ [detector.inputNames[0]]: images });
+  return readFaces(model.detector.outputs.map((name) => outputs[name]), scale, model.detector);
 }
 
 function readPixels(bitmap) {
