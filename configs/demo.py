@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.num_epochs = 48
 
     config.data.root = ""  # <workdir>/faces
-    config.data.drawn = ConfigDict({"train": 2600, "test": 250, "seed": 0})
+    config.data.drawn.update({"train": 2600, "test": 250, "seed": 0})
     config.data.validation_fraction = 0.1
     config.data.image_size = 64
 

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.num_epochs = 20
 
     config.data.root = ""  # <workdir>/faces
-    config.data.drawn = ConfigDict({"train": 30000, "test": 500, "seed": 1})
+    config.data.drawn.update({"train": 30000, "test": 500, "seed": 1})
     config.data.prepared = "data/drawn_64px"
     config.data.validation_fraction = 0.02
     config.data.image_size = 64

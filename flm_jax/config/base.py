@@ -44,7 +44,9 @@ def base_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.root = ""  # a folder in WFLW's layout; "": <workdir>/faces, for drawn faces
     config.data.prepared = ""  # read the images themselves; or a folder that --mode prepare fills
-    config.data.drawn = ConfigDict({"train": 0, "test": 0, "seed": 0})  # 0: read what is there
+    # Drawn into the root if that is not there; train=0: none are. With a share they are mixed into
+    # the root's training faces instead, lie in <workdir>/faces, and make that share of an epoch.
+    config.data.drawn = ConfigDict({"train": 0, "test": 0, "seed": 0, "share": 0.0})
     config.data.drop_lines = ()  # of the training list, from 1; 1035 and 2748 are mislabelled
     config.data.validation_fraction = 0.2  # of the training images
     config.data.image_size = 224

@@ -30,11 +30,13 @@ from flm_jax.training import losses, optimizer
 
 
 class Splits(NamedTuple):
-    """The faces of a data root: the training list in its two parts, and the test list."""
+    """The faces of a data root: the training list in its two parts, and the test list; and drawn
+    faces that are mixed into the training."""
 
     training: list[wflw.Record]
     validation: list[wflw.Record]
     test: list[wflw.Record]
+    drawn: Sequence[wflw.Record] = ()
 
 
 def enable_compilation_cache(config: ConfigDict, workdir: Path) -> None:
@@ -51,12 +53,17 @@ def enable_compilation_cache(config: ConfigDict, workdir: Path) -> None:
 
 def read_lists(config: ConfigDict, workdir: Path) -> dict[str, list[wflw.Record]]:
     """The training and the test list, after drawing the faces where the config says so."""
-    if config.data.drawn.train:
-        dataset.draw_dataset(data_root(config, workdir), **config.data.drawn)
+    if config.data.drawn.train and not config.data.drawn.share:
+        _draw(config, data_root(config, workdir))
     return {
         name: wflw.read_list(data_root(config, workdir), name)
         for name in (wflw.TRAIN_LIST, wflw.TEST_LIST)
     }
+
+
+def _draw(config: ConfigDict, root: Path) -> None:
+    drawn = config.data.drawn
+    dataset.draw_dataset(root, train=drawn.train, test=max(1, drawn.test), seed=drawn.seed)
 
 
 def read_splits(config: ConfigDict, workdir: Path) -> Splits:
@@ -68,7 +75,11 @@ def read_splits(config: ConfigDict, workdir: Path) -> Splits:
         lists = prepared.attach(data.prepared, data_root(config, workdir), lists, uses)
     train_list = wflw.drop_lines(lists[wflw.TRAIN_LIST], data.drop_lines)
     training, validation = wflw.split_by_image(train_list, data.validation_fraction, config.seed)
-    return Splits(training, validation, lists[wflw.TEST_LIST])
+    if not data.drawn.share:
+        return Splits(training, validation, lists[wflw.TEST_LIST])
+    _draw(config, workdir / "faces")
+    drawn = wflw.read_list(workdir / "faces", wflw.TRAIN_LIST)
+    return Splits(training, validation, lists[wflw.TEST_LIST], drawn)
 
 
 def data_root(config: ConfigDict, workdir: Path) -> Path:
@@ -108,10 +119,14 @@ def select_split(config: ConfigDict, workdir: Path, splits: Splits) -> list[wflw
     return named[split]
 
 
-def training_sampler(config: ConfigDict, num_faces: int) -> sampler.TrainingSampler:
+def training_sampler(
+    config: ConfigDict, num_faces: int, num_drawn: int = 0
+) -> sampler.TrainingSampler:
     """This process's rows of every training step."""
     return sampler.TrainingSampler(
         num_faces=num_faces,
+        num_drawn=num_drawn,
+        drawn_share=config.data.drawn.share,
         batch_size=config.batch_size,
         num_epochs=config.num_epochs,
         seed=config.seed,
@@ -125,9 +140,18 @@ def training_batches(
     records: Sequence[wflw.Record],
     start: int,
     at_unreadable: Callable[[int], object] | None = None,
+    num_drawn: int = 0,
 ) -> Generator[dict[str, ndarray]]:
-    """This process's batches from step `start` on, augmented."""
-    rows = training_sampler(config, len(records))
+    """This process's batches from step `start` on, augmented.
+
+    Args:
+        config: the augmentation, the crop and the batches.
+        records: the training faces, and after them the drawn ones that are mixed in.
+        start: the first step.
+        at_unreadable: of `loader.batches`.
+        num_drawn: how many of the records are mixed in.
+    """
+    rows = training_sampler(config, len(records) - num_drawn, num_drawn)
     data = config.data
     settings = data.augmentation.to_dict()
     return _batches(

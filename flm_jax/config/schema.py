@@ -27,6 +27,7 @@ _INTERVALS = {
     "data.drawn.train": "[0, 100000000]",
     "data.drawn.test": "[0, 100000000]",
     "data.drawn.seed": "[0, 4294967295]",
+    "data.drawn.share": "[0, 1)",
     "data.drop_lines": "[1, inf)",
     "data.validation_fraction": "(0, 1)",
     "data.image_size": "[32, 4096]",
@@ -118,6 +119,11 @@ def check(config: ConfigDict) -> None:
             if entry not in _CHOICES.get(key, (entry,)):
                 expected = ", ".join(_CHOICES[key])
                 raise InputError(f"{key}={value}: expected one of {expected}")
+    if config.data.drawn.share and not config.data.drawn.train:
+        raise InputError(
+            f"data.drawn.share={config.data.drawn.share}: needs data.drawn.train, the number of "
+            "drawn faces to choose from"
+        )
     if not config.model.backbone.get("stage_sizes", (1,)):
         raise InputError("model.backbone.stage_sizes=(): expected at least one stage")
     which = str(config.evaluate.checkpoint)

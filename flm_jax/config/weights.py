@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,15 @@ import jax
 from ml_collections import ConfigDict
 
 from flm_jax.config import build, schema
+from flm_jax.config.base import base_config
 from flm_jax.errors import InputError
-from flm_jax.models.network import variable_shapes
+from flm_jax.models.network import LandmarkRegressor, variable_shapes
 from flm_jax.runtime.devices import gathered, put_on_devices, replicated
 from flm_jax.runtime.restore import SavedCheckpoints
 from flm_jax.training.step import pmap_eval_step
+
+# As `inference.predictor` has it.
+Network = Callable[[Any], Mapping[str, Any]]
 
 
 class Weights(NamedTuple):
@@ -55,6 +59,8 @@ def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) ->
 def trained_config(workdir: Path, given: Mapping[str, Any]) -> ConfigDict:
     """The work folder's config, as its last training had it, changed by what is given explicitly.
 
+    For an exported network, `<name>.onnx`, the neutral config, which has the options of prediction.
+
     Args:
         workdir: where the training wrote.
         given: values by their flat keys, such as `evaluate.split`.
@@ -62,12 +68,7 @@ def trained_config(workdir: Path, given: Mapping[str, Any]) -> ConfigDict:
     Raises:
         InputError: there is neither a config nor a checkpoint, or a value of the wrong type.
     """
-    try:
-        stored = json.loads((workdir / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
-            stored = checkpoints.config(checkpoints.find("last"))
-    config = schema.upgraded(stored, workdir)
+    config = base_config() if workdir.suffix == ".onnx" else _stored_config(workdir)
     try:
         config.update_from_flattened_dict(given)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -75,22 +76,44 @@ def trained_config(workdir: Path, given: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def load_network(workdir: Path, which: str, config: ConfigDict | None = None) -> dict[str, Any]:
-    """The keywords of `LandmarkPredictor` for the weights of a work folder, on all devices here.
+def _stored_config(workdir):
+    try:
+        stored = json.loads((workdir / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
+            stored = checkpoints.config(checkpoints.find("last"))
+    return schema.upgraded(stored, workdir)
+
+
+def load_network(
+    workdir: Path,
+    which: str,
+    config: ConfigDict | None = None,
+    run: Callable[[LandmarkRegressor, Any, int], Network | None] | None = None,
+) -> dict[str, Any]:
+    """The keywords of `LandmarkPredictor` for the weights of a work folder.
 
     Args:
         workdir, which, config: of `load_weights`.
+        run: makes what computes from a network without batch norm, its variables and the size of
+            its input. Without it, and where it makes nothing: the evaluation step, on all devices
+            here.
     """
     _, stored, variables = load_weights(workdir, which, config)
     config = config or stored
     model = build.build_model(config, folded=True)
-    folded = model.fold_batch_norm(variables)
-    step = pmap_eval_step(model)
-    return {
-        "network": lambda images: gathered(step(folded, put_on_devices({"image": images}))),
+    settings = {
         "image_size": config.data.image_size,
         "crop": config.data.crop.to_dict(),
         "batch_size": config.batch_size,
         "pixel_outputs": model.head.pixel_outputs,
+    }
+    folded = model.fold_batch_norm(variables)
+    if run and (network := run(model, jax.device_get(folded), config.data.image_size)):
+        return {"network": network, "compiled": False, **settings}
+    step = pmap_eval_step(model)
+    return {
+        "network": lambda images: gathered(step(folded, put_on_devices({"image": images}))),
         "multiple": jax.local_device_count(),
+        **settings,
     }

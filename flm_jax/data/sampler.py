@@ -23,7 +23,8 @@ PADDING = -1  # stands for a row without a face
 class TrainingSampler:
     """Rows of every training batch: each epoch is a new permutation, cut into whole batches.
 
-    The faces that do not fill a last batch are left out; they differ from epoch to epoch.
+    The faces that do not fill a last batch are left out; they differ from epoch to epoch. Drawn
+    faces may be mixed in: their rows follow those of the training set, and every epoch has others.
 
     Attributes:
         num_faces: size of the training set.
@@ -31,6 +32,8 @@ class TrainingSampler:
         num_epochs: number of passes over the training set.
         seed: of the permutations.
         process_index: which of `process_count` equal shares of each batch is read here.
+        num_drawn: size of the pool of drawn faces.
+        drawn_share: their share of an epoch.
     """
 
     num_faces: int
@@ -39,6 +42,8 @@ class TrainingSampler:
     seed: int
     process_index: int = 0
     process_count: int = 1
+    num_drawn: int = 0
+    drawn_share: float = 0.0
 
     def __post_init__(self):
         if self.num_faces < self.batch_size:
@@ -48,8 +53,12 @@ class TrainingSampler:
             )
 
     @property
+    def _mixed_in(self) -> int:
+        return round(self.num_faces * self.drawn_share / (1 - self.drawn_share))
+
+    @property
     def steps_per_epoch(self) -> int:
-        return self.num_faces // self.batch_size
+        return (self.num_faces + self._mixed_in) // self.batch_size
 
     def __len__(self) -> int:
         return self.num_epochs * self.steps_per_epoch
@@ -59,7 +68,7 @@ class TrainingSampler:
 
     def __getitem__(self, step: int) -> Int[ndarray, " rows"]:
         epoch, batch = divmod(step, self.steps_per_epoch)
-        permutation = _permutation(self.seed, epoch, self.num_faces)
+        permutation = _permutation(self.seed, epoch, self.num_faces, self._mixed_in, self.num_drawn)
         rows = permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
         return _share(rows, self.process_index, self.process_count)
 
@@ -69,8 +78,13 @@ class TrainingSampler:
 
 
 @functools.lru_cache(maxsize=2)  # batches on both sides of an epoch's end
-def _permutation(seed, epoch, num_faces):
-    permutation = np.random.default_rng([seed, epoch]).permutation(num_faces)
+def _permutation(seed, epoch, num_faces, mixed_in, num_drawn):
+    rng = np.random.default_rng([seed, epoch])
+    permutation = rng.permutation(num_faces + mixed_in)
+    if mixed_in:
+        drawn = rng.choice(num_drawn, mixed_in, replace=mixed_in > num_drawn)
+        places = permutation >= num_faces
+        permutation[places] = num_faces + drawn
     permutation.setflags(write=False)
     return permutation
 

@@ -1,7 +1,7 @@
 """Errors of predicted landmarks, as the field reports them on WFLW. NumPy, on the host."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from flm_jax.landmarks import GROUPS, OUTER_EYE_CORNERS
@@ -58,6 +58,15 @@ def auc(errors: Float[ndarray, " n"], threshold: float = 0.10) -> float:
     mean of max(0, 1 - error / threshold). Published tools approximate it at steps of 1e-4.
     """
     return float(np.maximum(0.0, 1.0 - errors / threshold).mean())
+
+
+def average_precision(scores: Float[ndarray, " n"], positive: Bool[ndarray, " n"]) -> float:
+    """The mean, over the positives, of the precision among all that score at least as high."""
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(positive[order])
+    # Those of equal scores are taken together, up to the last of them.
+    last = np.searchsorted(-scores[order], -scores[order], side="right") - 1
+    return float((found / np.arange(1, len(order) + 1))[last][positive[order]].mean())
 
 
 def mean_shape(

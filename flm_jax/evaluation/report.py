@@ -1,6 +1,7 @@
 """From predictions to the figures of evaluation.json, and to a table."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -56,6 +57,13 @@ def format_table(figures: dict[str, Any]) -> str:
             f"{number:>9.{places}f}" for number, places in zip(numbers, (2, 2, 2, 3), strict=True)
         )
         lines.append(f"{name:<18}{row['num_faces']:>7}{cells}")
+    if hidden := figures.get("visibility"):
+        values = {name: math.nan if value is None else value for name, value in hidden.items()}
+        lines.append(
+            f"hidden points: average precision {values['average_precision']:.3f}; "
+            f"{values['hidden_occluded']:.1f} a face with occlusion, "
+            f"{values['hidden_others']:.1f} without"
+        )
     low, high = figures["nme_interval"]
     groups = ", ".join(f"{group} {error:.2f}" for group, error in figures["groups"].items())
     lines.append(f"NME's 95 % interval {low:.2f} to {high:.2f}; {groups}")
@@ -83,6 +91,34 @@ def subsets(
     return {
         name: summarise(predictions[chosen], targets[chosen], boxes[chosen])
         for name, chosen in zip(ATTRIBUTES, attributes.T, strict=True)
+    }
+
+
+def hidden_points(
+    visibility: Float[ndarray, "n 98"],
+    visible: Sequence[Bool[ndarray, "98"] | None],
+    occluded: Bool[ndarray, " n"],
+) -> dict[str, float | None]:
+    """What a network's visibility is worth.
+
+    Args:
+        visibility: each point's probability to be visible.
+        visible: whether it is, by face; None where that is unknown.
+        occluded: which faces have WFLW's occlusion attribute.
+
+    Returns:
+        `average_precision` of hidden points, where they are known; and the mean number of points
+        called hidden on the occluded faces and on the others.
+    """
+    known = [i for i, each in enumerate(visible) if each is not None]
+    hidden = ~np.array([visible[i] for i in known], bool).reshape(-1)
+    counts = (visibility < 0.5).sum(axis=1)
+    return {
+        "average_precision": metrics.average_precision(1 - visibility[known].reshape(-1), hidden)
+        if hidden.any()
+        else None,
+        "hidden_occluded": float(counts[occluded].mean()) if occluded.any() else None,
+        "hidden_others": float(counts[~occluded].mean()) if (~occluded).any() else None,
     }
 
 

@@ -22,7 +22,13 @@ from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics, plots
 from flm_jax.evaluation.box_robustness import scaled_boxes, shifted_boxes
 from flm_jax.evaluation.faces import FacePredictions, predict_faces
-from flm_jax.evaluation.report import details, format_table, subsets, summarise
+from flm_jax.evaluation.report import (
+    details,
+    format_table,
+    hidden_points,
+    subsets,
+    summarise,
+)
 from flm_jax.inference import tta
 from flm_jax.landmarks import MIRROR
 from flm_jax.runtime import processes, work_folder
@@ -71,6 +77,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return points[:, MIRROR] if flip else points
 
     training = splits.training + splits.validation
+    attributes = np.stack([record.attributes for record in records])
     others = _predict_protocols(config, predict, plain.landmarks, boxes, targets, training)
     figures = {
         "split": config.evaluate.split,
@@ -79,9 +86,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         **summarise(plain.landmarks, targets, boxes),
         **details(plain.landmarks, targets),
         "nme_mean_shape": _nme_of_mean_shape(training, boxes, targets),
-        "subsets": subsets(
-            plain.landmarks, targets, boxes, np.stack([record.attributes for record in records])
-        ),
+        "subsets": subsets(plain.landmarks, targets, boxes, attributes),
         "tta": config.evaluate.tta.to_dict(),
         "protocols": {
             box: {
@@ -92,6 +97,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         },
         "box_robustness": {},
     }
+    if "visibility" in plain.outputs:
+        visible = [record.visible for record in records]
+        occluded = attributes[:, wflw.ATTRIBUTES.index("occlusion")]
+        figures["visibility"] = hidden_points(plain.outputs["visibility"], visible, occluded)
     if config.evaluate.box_robustness:
         figures["box_robustness"] = _box_robustness(predict, boxes, targets)
     if processes.is_first():

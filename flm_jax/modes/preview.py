@@ -21,9 +21,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     schema.check(config)
     work_folder.make(workdir)
-    records = build.read_splits(config, workdir).training
+    splits = build.read_splits(config, workdir)
+    records = [*splits.training, *splits.drawn]
     images, landmarks, titles = [], [], []
-    with contextlib.closing(build.training_batches(config, records, 0)) as batches:
+    with contextlib.closing(
+        build.training_batches(config, records, 0, num_drawn=len(splits.drawn))
+    ) as batches:
         for batch in batches:
             images += list(plots.unnormalise(batch["image"]))
             landmarks += list(batch["landmarks"])

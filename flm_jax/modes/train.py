@@ -83,7 +83,7 @@ class _Training:
     ):
         self._config, self._workdir, self._splits = config, workdir, splits
         self._checkpoints, self._stop = checkpoints, stop
-        self._sampler = build.training_sampler(config, len(splits.training))
+        self._sampler = build.training_sampler(config, len(splits.training), len(splits.drawn))
         model, face_loss = build.build_model(config), build.build_face_loss(config)
         schedule = build.build_schedule(config, len(self._sampler))
         optimizer = build.build_optimizer(config, schedule)
@@ -97,7 +97,8 @@ class _Training:
         self._folded = build.build_model(config, folded=True)
         self._eval_step = pmap_eval_step(self._folded, face_loss)
         share = config.data.max_unreadable
-        self._unreadable = Unreadable("training", splits.training, share)
+        self._faces = [*splits.training, *splits.drawn]
+        self._unreadable = Unreadable("training", self._faces, share)
         self._unreadable_validation = Unreadable("validation", splits.validation, share)
 
     def run(self) -> int:
@@ -110,7 +111,7 @@ class _Training:
         ends_epoch = start > 0 and start % self._sampler.steps_per_epoch == 0
         unvalidated = ends_epoch and not self._checkpoints.is_validated(start)
         batches = build.training_batches(
-            self._config, self._splits.training, start, self._unreadable.add
+            self._config, self._faces, start, self._unreadable.add, len(self._splits.drawn)
         )
         with (
             contextlib.closing(batches),
@@ -118,7 +119,7 @@ class _Training:
             _progress_bar(self._config, start, len(self._sampler)) as bar,
         ):
             self._log = StepLog(
-                *(self._progress, start, self._sampler, self._splits.training),
+                *(self._progress, start, self._sampler, self._faces),
                 every_steps=self._config.log.every_steps,
                 skip_nonfinite=self._config.on_nonfinite == "skip",
                 writer=writer,
@@ -237,7 +238,7 @@ def _initial_state(
     config, workdir, splits, model, optimizer, checkpoints
 ) -> tuple[TrainState, Progress]:
     """The last undamaged checkpoint, or the state before the first step."""
-    fingerprint = sampler.fingerprint(splits.training)
+    fingerprint = sampler.fingerprint([*splits.training, *splits.drawn])
     size, with_ema = config.data.image_size, config.ema_decay > 0
     shapes = train_state_shapes(model, optimizer, size, with_ema)
     while (last := checkpoints.last_step()) is not None:

@@ -30,6 +30,18 @@ def test_every_epoch_visits_whole_batches_of_different_faces_in_its_own_order():
         assert set(a) != set(b)
 
 
+def test_drawn_faces_make_their_share_of_every_epoch():
+    sampler = make_sampler(num_faces=30, batch_size=5, num_drawn=100, drawn_share=0.25)
+    assert len(sampler) == 3 * (30 + 10) // 5
+    epochs = rows_of(sampler).reshape(3, 40)
+    for rows in epochs:
+        assert set(range(30)) < set(rows)
+        assert len({row for row in rows if 30 <= row < 130}) == 10
+    assert len(set(epochs[epochs >= 30])) > 20  # other ones in other epochs
+    few = make_sampler(num_faces=30, batch_size=5, num_drawn=3, drawn_share=0.25)
+    assert set(rows_of(few)) == set(range(33))
+
+
 def test_the_rows_depend_on_the_seed_and_the_step_alone():
     rows = rows_of(make_sampler())
     np.testing.assert_array_equal(rows, rows_of(make_sampler(num_epochs=9), range(15)))

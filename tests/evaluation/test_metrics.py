@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from flm_jax.evaluation import metrics
+from flm_jax.evaluation.report import hidden_points
 
 
 def faces_with_errors(errors):
@@ -61,3 +62,22 @@ def test_the_bootstrap_interval_is_that_of_a_mean():
     expected = (errors.mean() - half, errors.mean() + half)
     assert metrics.nme_interval(errors) == pytest.approx(expected, rel=0.02)
     assert metrics.nme_interval(errors) == metrics.nme_interval(errors)
+
+
+def test_average_precision_is_that_of_a_ranking():
+    positive = np.array([True, False, True, False])
+    assert metrics.average_precision(np.array([0.9, 0.8, 0.7, 0.1]), positive) == pytest.approx(
+        (1 + 2 / 3) / 2
+    )
+    # Equal scores say nothing: the share of positives.
+    assert metrics.average_precision(np.full(4, 0.5), positive) == 0.5
+    assert metrics.average_precision(positive.astype(float), positive) == 1
+
+
+def test_hidden_points_are_counted_by_occlusion_and_ranked_where_they_are_known():
+    visibility = np.full((3, 98), 0.9, np.float32)
+    visibility[0, :10] = 0.1
+    seen = np.ones(98, bool)
+    seen[:10] = False
+    found = hidden_points(visibility, [seen, None, None], np.array([True, False, False]))
+    assert found == {"average_precision": 1.0, "hidden_occluded": 10.0, "hidden_others": 0.0}
