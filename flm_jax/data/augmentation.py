@@ -201,7 +201,7 @@ def _occlude(rng, crop, name, max_side, read_other):
     size = len(crop)
     sides = np.maximum(1, np.round(rng.uniform(max_side / 3, max_side, 2) * size)).astype(int)
     corner = np.round(rng.uniform(0, size, 2) - sides / 2).astype(int)
-    (left, top), (right, bottom) = np.clip([corner, corner + sides], 0, size)
+    (left, top), (right, bottom) = np.clip([corner, corner + sides], 0, size).tolist()
     height, width = max(0, bottom - top), max(0, right - left)
     if name == "erase_flat":
         patch = np.broadcast_to(rng.integers(0, 256, 3, dtype=np.uint8), (height, width, 3))

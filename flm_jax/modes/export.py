@@ -122,7 +122,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         comparison={"split": faces.split, "num_faces": len(faces.records), **comparison},
     )
     files = {name: onnx.to_bytes(model, metadata) for name, model in models.items()}
-    backbone = {name: variables[name]["backbone"] for name in variables}
+    backbone = {name: part["backbone"] for name, part in variables.items() if "backbone" in part}
     tensors = pretrained.name_tensors(jax.device_get(backbone), trained.backbone.torch_name)
     files |= {_BACKBONE: weights_io.to_safetensors(tensors)}
     files |= {_JAX: serialised, "landmarks.json": (json.dumps(metadata, indent=2) + "\n").encode()}

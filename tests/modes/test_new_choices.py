@@ -31,6 +31,10 @@ class ToyBackbone(nn.Module):
     def fold_batch_norm(params, batch_stats):
         return params
 
+    @staticmethod
+    def torch_name(path):
+        return ".".join(path[1:])
+
 
 class ToyHead(Head):
     """Points from the flattened map, with a radius in pixels and a confidence."""
@@ -85,6 +89,8 @@ def test_a_toy_head_and_backbone_train_evaluate_predict_and_export(
     assert (tmp_path / "predicted" / "landmarks.json").is_file()
 
     export.run(config, tmp_path)  # Refuses files that differ from the network by 0.01 px.
+    config.model.pretrained = str(tmp_path / "export/backbone.safetensors")
+    train.run(config, tmp_path / "again")
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(tmp_path / "export" / "landmarks.onnx")
     images = np.zeros((3, 32, 32, 3), np.float32)

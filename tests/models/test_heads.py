@@ -1,0 +1,86 @@
+"""Heads: what they decode, and the losses that are their own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flm_jax.errors import InputError
+from flm_jax.models.heads import HEADS, RegressionHead, SimCCHead
+from flm_jax.models.resnet import ResNet
+
+SIZE = 32
+
+
+def outputs_of(head, features=None, seed=0):
+    features = jnp.ones((2, 2, 2, 3)) if features is None else features
+    variables = head.init(jax.random.key(seed), features, SIZE)
+    return head.apply(variables, features, SIZE)
+
+
+def simcc_loss(head, points):
+    """Of logits that say `points` f32[2, 98, 2] sharply."""
+    outputs = outputs_of(head)
+    centres = np.asarray(head._centres(SIZE))
+    logits = [-(((centres - points[..., axis, None]) / 0.32) ** 2) / 2 for axis in range(2)]
+    targets = jnp.full((2, 98, 2), 10.0)
+    outputs |= {"x_logits": jnp.asarray(logits[0]), "y_logits": jnp.asarray(logits[1])}
+    return float(head.loss(outputs, {"landmarks": targets}, SIZE).mean())
+
+
+def test_simcc_is_trained_towards_the_coordinate():
+    head = SimCCHead()
+    at = [simcc_loss(head, np.full((2, 98, 2), value)) for value in (8.0, 10.0, 12.0)]
+    assert at[1] < min(at[0], at[2]) - 5
+
+
+def test_simcc_says_the_expectation_of_its_bins():
+    head = SimCCHead(bins_per_pixel=1.0, margin=0.25, std=0.05)
+    outputs = outputs_of(head)
+    centres = np.asarray(head._centres(SIZE))
+    np.testing.assert_allclose(centres, np.arange(-8, 40))  # the pixels' own centres, and beyond
+    for axis, name in enumerate(("x_logits", "y_logits")):
+        expected = jax.nn.softmax(outputs[name]) @ centres
+        np.testing.assert_allclose(outputs["landmarks"][..., axis], expected, atol=1e-4)
+    assert ((outputs["confidence"] > 0) & (outputs["confidence"] <= 1)).all()
+
+
+@pytest.mark.parametrize("settings", [{"bins_per_pixel": 0.25}, {"std": 0.001}])
+def test_too_few_bins_are_refused(settings):
+    with pytest.raises(InputError, match="bins a pixel are too few for an input of 32 px"):
+        outputs_of(SimCCHead(**settings))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_visibility_is_learned_where_it_is_known(name):
+    head = HEADS[name](visibility=3.0)
+    outputs = outputs_of(head)
+    assert "visibility" in head.outputs
+    outputs["visibility"] = jnp.full((2, 98), 0.8)
+    visible = np.full((2, 98), -1, np.int8)
+    batch = {"landmarks": jnp.zeros((2, 98, 2)), "visible": visible}
+    unknown = head.loss(outputs, batch, SIZE)
+    visible[0, :49], visible[1, :49] = 1, 0
+    known = head.loss(outputs, batch, SIZE)
+    np.testing.assert_allclose(known - unknown, -3.0 / 2 * np.log([0.8, 0.2]), rtol=1e-4)
+    assert "visibility" not in HEADS[name]().outputs
+
+
+def test_the_plain_loss_is_that_of_the_points_alone():
+    head = RegressionHead()
+    assert (head.loss(outputs_of(head), {}, SIZE) == 0).all()
+
+
+@pytest.mark.parametrize(("last_stride", "side"), [(0, 2), (32, 2), (16, 4), (8, 8), (4, 16)])
+def test_the_last_map_is_as_fine_as_asked_for(last_stride, side):
+    network = ResNet((1, 1, 1, 1), False, 2, last_stride=last_stride)
+    images = jnp.zeros((1, 64, 64, 3))
+    shape = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), images, train=False))
+    assert shape[0].shape == (1, side, side, 16)
+
+
+@pytest.mark.parametrize("last_stride", [2, 12])
+def test_a_stride_that_no_stage_has_is_refused(last_stride):
+    network = ResNet((1,), False, 2, last_stride=last_stride)
+    with pytest.raises(InputError, match=f"last_stride={last_stride}: expected a power of two"):
+        network.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
