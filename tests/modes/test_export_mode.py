@@ -12,11 +12,14 @@ from support.networks import make_config, save_weights
 
 from flm_jax import landmarks
 from flm_jax.config import build
+from flm_jax.data.images import read_record_image
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
+from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.modes import evaluate, export
 
-FILES = {"landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax", "landmarks.json", "browser"}
+FILES = {"landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax", "landmarks.json"}
+FILES |= {"backbone.safetensors", "browser"}
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +57,15 @@ def run_onnx(path, images):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, {"images": images}), strict=True))
+
+
+def test_an_exported_network_predicts_as_its_work_folder(exported, test_records):
+    workdir, *_ = exported
+    record = test_records[0]
+    image, boxes = read_record_image(record)[..., ::-1], record.box[None]
+    expected = LandmarkPredictor.load(workdir)(image, boxes)
+    found = LandmarkPredictor.load(workdir / "export/landmarks.onnx")(image, boxes)
+    np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
 def read_metadata(workdir):
