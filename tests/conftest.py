@@ -1,10 +1,10 @@
-"""Eight CPU devices, checked shapes, one cache of compiled programs, and shared folders."""
+"""Two CPU devices, checked shapes, one cache of compiled programs, and shared folders."""
 
 import os
 import pathlib
 
 # Before jax is imported: the tests of several devices need several.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Every process of the tests, launched ones included, keeps what it compiles for the next run of
 # the tests. The folder may be deleted at any time.
@@ -20,12 +20,17 @@ _hook = jaxtyping.install_import_hook("flm_jax", "typechecker.check")
 
 import pytest
 from absl import flags
-from support.launches import EVERY_STEP, run, run_recorded, tiny
+from support.launches import EVERY_STEP, launch, run_recorded, tiny
 from support.shared import filled_once
 
 from flm_jax.data import wflw
 from flm_jax.drawing import dataset
 from flm_jax.runtime import compilation_cache
+
+LONG = {
+    *("test_kill", "test_processes", "test_signals", "test_benchmark_mode", "test_export_mode"),
+    *("test_prepared", "test_dataset", "test_saves", "test_launch", "test_progress"),
+}
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers want to send them on.
@@ -38,6 +43,11 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):  # Once, before pytest-xdist starts its workers.
         compilation_cache.enable(_COMPILED)  # Removes what a killed run has left half-written.
+
+
+def pytest_collection_modifyitems(items):
+    """The longest modules come first: a module stays on one worker, with its fixtures."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +78,7 @@ def trained(faces_root, tmp_path_factory):
     """
 
     def train(folder):
-        code, output = run(*tiny(faces_root, folder / "work"))
-        assert code == 0, output
+        output = launch(*tiny(faces_root, folder / "work"))
         (folder / "output.txt").write_text(output)
 
     return filled_once(tmp_path_factory, "trained", train) / "work"

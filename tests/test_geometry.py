@@ -16,13 +16,6 @@ def test_box_edges_map_to_crop_edges():
     np.testing.assert_allclose(corners, [[-0.5, -0.5], [63.5, 63.5]])
 
 
-def test_a_flipped_box_is_a_flipped_crop():
-    crop_from_image = geometry.crop_from_image(BOX, 64)
-    points = np.array([[41.0, 70.0], [30 + 90 - 41.0, 70.0]])
-    (x, _), (flipped_x, _) = geometry.apply(crop_from_image, points)
-    assert flipped_x == pytest.approx(63 - x)
-
-
 def test_expanded_box_moves_every_side_outwards():
     np.testing.assert_array_equal(geometry.expand_box(BOX, 10.0), [20, 30, 100, 170])
 

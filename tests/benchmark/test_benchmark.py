@@ -1,20 +1,16 @@
 """Rates, figures and the baselines of the benchmark. No test of a time."""
 
 import importlib.util
-import subprocess
-import sys
 import time
 
 import cv2
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.faces import attach, prepare, uses_of
-from support.launches import ROOT
 
 from flm_jax import geometry
-from flm_jax.benchmark import figures, opencv_loop, timing, usage
+from flm_jax.benchmark import figures, opencv_loop, timing
 from flm_jax.benchmark.torch_process import torch_process
 from flm_jax.data import prepared_face, wflw
 from flm_jax.data.crop import crop_map
@@ -104,13 +100,6 @@ def test_the_bare_loop_cuts_the_loaders_crops(faces_root, tmp_path, is_prepared,
         assert np.abs(found.astype(int) - expected).mean() < 1
 
 
-def test_the_loop_runs_in_processes(test_records):
-    samples = opencv_loop.samples(test_records, 32, "rectangle", {"margin": 10.0})
-    with opencv_loop.on_all_cores(2, samples, 32, 4) as rate:
-        assert rate("decode_limit", 0.01) > 0
-        assert rate("bare_loop", 0.01) > 0
-
-
 def test_calls_are_counted_until_their_results_are_there():
     calls = []
 
@@ -124,23 +113,3 @@ def test_calls_are_counted_until_their_results_are_there():
     assert len(calls) / elapsed <= rate * 1.001
     assert len(calls) / rate >= 0.2
     assert timing.calls_per_second(call, 0) > 0
-
-
-def test_a_process_knows_its_own_age_and_size():
-    held = np.ones(2**26, np.float32)  # More than a small process needs.
-    assert 0 < usage.seconds_since_start() < 24 * 3600
-    program = "from flm_jax.benchmark.usage import *; print(peak_bytes(), seconds_since_start())"
-    output = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT)
-    peak, age = map(float, output.split())
-    assert age < usage.seconds_since_start()
-    assert 1e6 < peak < held.nbytes < usage.peak_bytes() < 1e12
-
-
-def test_what_is_compiled_is_counted():
-    compilations = timing.Compilations()
-    constant = float(np.random.default_rng().random())  # So that no cache has it.
-    before = compilations.summary()["compiled"]
-    jax.jit(lambda x: jnp.sin(x) * constant)(1.0)
-    after = compilations.summary()
-    assert after["compiled"] == before + 1
-    assert after["xla_seconds"] > 0

@@ -2,14 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.networks import change, safetensors_bytes
+from support.networks import change, safetensors_bytes, torch_tensors
 
-from configs import (
-    wflw_resnet50,
-)
+from configs import wflw_resnet50
 from flm_jax.config import build, schema
 from flm_jax.errors import InputError
-from flm_jax.models.resnet import ResNet
 from flm_jax.training.state import create_train_state
 
 
@@ -18,36 +15,29 @@ def config():
     return wflw_resnet50.get_config()
 
 
+def build_optimizer(config):
+    return build.build_optimizer(config, lambda step: 1.0)
+
+
 @pytest.mark.parametrize(
-    ("key", "build"),
+    ("key", "use"),
     [
         ("model.backbone.widht", build.build_model),
         ("loss.widht", build.build_face_loss),
-        ("optimizer.widht", lambda config: build.build_optimizer(config, lambda step: 1.0)),
+        ("optimizer.widht", build_optimizer),
         ("schedule.widht", lambda config: build.build_schedule(config, 10)),
-        ("data.drawn.widht", schema.check),
         ("data.crop.widht", schema.check),
-    ],
-)
-def test_an_unknown_key_of_a_section_is_named(config, key, build):
-    section = key.removesuffix(".widht")
-    with pytest.raises(InputError, match=rf"config\.{section}\b.*'widht'"):
-        build(change(config, key, 1))
-
-
-@pytest.mark.parametrize(
-    ("key", "build"),
-    [
+        # What the program sets itself.
         ("loss.image_size", build.build_face_loss),
         ("schedule.num_steps", lambda config: build.build_schedule(config, 10)),
-        ("optimizer.schedule", lambda config: build.build_optimizer(config, lambda step: 1.0)),
+        ("optimizer.schedule", build_optimizer),
         ("model.backbone.axis_name", build.build_model),
     ],
 )
-def test_a_section_can_not_set_what_the_program_does(config, key, build):
+def test_an_unknown_key_of_a_section_is_named(config, key, use):
     section, _, name = key.rpartition(".")
-    with pytest.raises(InputError, match=rf"config\.{section} has unknown keys \['{name}'\]"):
-        build(change(config, key, 3))
+    with pytest.raises(InputError, match=rf"config\.{section}\b.*'{name}'"):
+        use(change(config, key, 3))
 
 
 def test_the_reader_gets_the_settings_of_the_config(config, train_records, monkeypatch):
@@ -107,12 +97,7 @@ def test_a_pretrained_backbone_is_where_training_starts(config, train_records, t
     model = build.build_model(config)
     fresh = model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), train=False)
     backbone = {name: fresh[name]["backbone"] for name in ("params", "batch_stats")}
-    tensors = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(backbone)[0]:
-        values = np.asarray(leaf)
-        values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
-        tensors[ResNet.torch_name([key.key for key in path])] = np.ascontiguousarray(values + 1)
-    (tmp_path / "weights.safetensors").write_bytes(safetensors_bytes(tensors))
+    (tmp_path / "weights.safetensors").write_bytes(safetensors_bytes(torch_tensors(backbone)))
     given = build.starting_values(config, model, train_records)
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a, b + 1),

@@ -38,36 +38,23 @@ def test_an_unknown_rung_is_an_error_that_names_the_others():
     ("key", "value", "message"),
     [
         ("batchsize", 3, r"config has unknown keys \['batchsize'\]"),
-        ("data.sise", 3, r"config.data has unknown keys \['sise'\]"),
         ("model.dtype", "float16", "model.dtype=float16: expected one of float32, bfloat16"),
         ("data.box", "face", "data.box=face: expected one of rectangle, landmarks"),
-        ("evaluate.boxes", ("face",), "evaluate.boxes=.*: expected one of rectangle, landmarks"),
         ("on_nonfinite", "ignore", "on_nonfinite=ignore: expected one of stop, skip"),
-        ("benchmark.against", "numpy", "benchmark.against=numpy: expected one of , torch"),
         ("evaluate.checkpoint", "bset", "evaluate.checkpoint=bset: expected best, last or a step"),
-        ("batch_size", 60, "batch_size=60 does not divide over 8 devices"),
+        ("batch_size", 61, "batch_size=61 does not divide over 2 devices"),
         ("batch_size", 0, r"batch_size=0: expected numbers in \[1, "),
         ("ema_decay", 1.0, r"ema_decay=1.0: expected numbers in \[0, 1\)"),
-        ("ema_decay", float("nan"), "ema_decay=nan: expected numbers in"),
         ("seed", 2**64, f"seed={2**64}: expected numbers in"),
-        ("optimizer.b1", 2.0, "optimizer.b1=2.0: expected numbers in"),
-        ("optimizer.grad_accum_steps", 0, "optimizer.grad_accum_steps=0: expected numbers in"),
-        ("schedule.learning_rate", -1.0, "schedule.learning_rate=-1.0: expected numbers in"),
         ("loss.width", float("inf"), "loss.width=inf: expected numbers in"),
         ("data.crop.margin", 1e30, r"data.crop.margin=1e\+30: expected numbers in"),
-        ("data.image_size", 8, "data.image_size=8: expected numbers in"),
-        ("data.validation_fraction", -0.2, "data.validation_fraction=-0.2: expected numbers in"),
         ("model.backbone.stage_sizes", (0, 2), r"stage_sizes=\(0, 2\): expected numbers in"),
         ("model.backbone.stage_sizes", (), "stage_sizes=.*: expected at least one stage"),
-        ("predict.threshold", float("nan"), "predict.threshold=nan: expected numbers in"),
     ],
 )
-def test_a_wrong_setting_is_named(config, key, value, message):
+def test_a_wrong_or_missing_setting_is_named(config, key, value, message):
     with pytest.raises(InputError, match=message):
         schema.check(change(config, key, value))
-
-
-def test_a_missing_key_is_named(config):
     with config.unlocked():
         del config.loss
     with pytest.raises(InputError, match=r"config lacks the keys \['loss'\]"):
@@ -97,17 +84,12 @@ def test_a_work_folder_of_another_version_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("seed", 1),
         ("batch_size", 32),
         ("num_epochs", 199),
-        ("data.image_size", 128),
         ("data.crop.margin", 5.0),
         ("data.drop_lines", (3,)),
-        ("model.backbone.stage_sizes", (2, 2, 2, 2)),
         ("model.dtype", "bfloat16"),
         ("loss.width", 10.0),
-        ("optimizer.b1", 0.8),
-        ("schedule.learning_rate", 1e-4),
     ],
 )
 def test_a_restart_with_another_recipe_lists_old_and_new(config, tmp_path, key, value):
@@ -127,10 +109,6 @@ def test_a_restart_with_another_recipe_lists_old_and_new(config, tmp_path, key, 
     [
         ("num_epochs", 300),
         ("data.root", "elsewhere"),
-        ("data.prepared", "elsewhere"),
-        ("data.num_workers", 4),
-        ("benchmark.repeats", 3),
-        ("log.every_steps", 1),
         ("checkpoint.keep_last", 5),
     ],
 )

@@ -1,6 +1,5 @@
 """Memory is reused, and never while anything still looks at it."""
 
-import concurrent.futures
 import gc
 import multiprocessing
 import pickle
@@ -87,21 +86,6 @@ def test_it_is_kept_for_all_that_refers_to_it(kind, keep):
         for array in memory.take()[0].values():
             array[:] = 2
     assert (np.asarray(kept) == 1).all()
-
-
-@linux
-def test_jax_need_not_copy_a_workers_images():
-    """On the CPU it uses memory that is aligned to 64 bytes in place."""
-    arrays, _ = Worker().take()
-    assert address(arrays["image"]) % 64 == 0
-
-
-@linux
-def test_threads_of_a_worker_never_get_the_same():
-    memory = WorkerMemory()
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        blocks = list(pool.map(lambda _: memory.take(LAYOUT), range(64)))
-    assert len({block.descriptor for block in blocks}) == 64
 
 
 @pytest.mark.parametrize("memory", ["BatchMemory", pytest.param("WorkerMemory", marks=linux)])

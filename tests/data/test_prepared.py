@@ -4,25 +4,24 @@ import dataclasses
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
-import time
 
 import cv2
 import numpy as np
 import pytest
 from array_record.python import array_record_module
 from support.faces import CROPS, OFF, STRONG, attach, fail, prepare, read_lists, uses_of
-from support.launches import read_log, run, start, tiny
-from support.networks import load_evaluation, make_config
+from support.launches import finish, launch, read_log, start, tiny, wait_for
+from support.networks import change, load_evaluation, tiny_config
 
 from flm_jax import geometry
-from flm_jax.config import build
 from flm_jax.data import augmentation, loader, prepared, prepared_face, sampler, wflw
-from flm_jax.data.crop import MAX_SHRINK, crop_image, crop_map, face_box
+from flm_jax.data.crop import crop_image, crop_map, face_box
 from flm_jax.data.images import ImageError, read_record_image
 from flm_jax.errors import InputError
+from flm_jax.modes import prepare as prepare_mode
+from flm_jax.modes import train
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def crops_of(records, uses, looks=6):
 
 @pytest.mark.parametrize(
     ("image_size", "crop", "box"),
-    [(32, 0, "rectangle"), (32, 1, "landmarks"), (64, 2, "rectangle")],
+    [(32, 0, "rectangle"), (64, 1, "landmarks")],
 )
 def test_every_crop_is_that_of_the_original_to_what_jpeg_costs(
     faces_root, tmp_path, image_size, crop, box
@@ -117,30 +116,6 @@ def test_a_reduced_window_shows_every_point_where_it_is(test_records, tmp_path):
         assert 4 * np.abs(found.astype(int) - direct).mean() < 1.5
 
 
-USES = {
-    **{size: [uses_of(size), uses_of(size, 1, "landmarks"), uses_of(size, 2)] for size in (4, 48)},
-    # Interpolation of a crop that enlarges the face looks further, in pixels of the crop.
-    960: [uses_of(960, settings=OFF)],
-}
-
-
-@pytest.mark.parametrize("image_size", USES)
-def test_the_strongest_draws_stay_within_the_window_and_its_detail(test_records, image_size):
-    reductions = set()
-    for uses, record in itertools.product(USES[image_size], test_records[:6]):
-        bounds, reduction = prepared_face.face_window(record, uses, (4000, 4000))
-        reductions.add(reduction)
-        window = prepared_face.Window(
-            (reduction, reduction), (0.0, 0.0), tuple(bounds.tolist()), (4000, 4000)
-        )
-        for _, original_from_crop in crops_of([record], uses, 1 if image_size == 960 else 150):
-            assert window.serves(original_from_crop, image_size)
-            # Reduced only so far that where its grid lies does not show.
-            shrinks = geometry.steps(original_from_crop)
-            assert reduction == 1 or min(shrinks) / reduction >= 4 * MAX_SHRINK
-    assert (max(reductions) > 1) == (image_size == 4)
-
-
 def test_a_look_beyond_the_window_or_closer_is_cut_from_the_original(faces_root, tmp_path):
     uses = uses_of(4, settings=OFF)
     prepare(tmp_path / "faces", faces_root, uses)
@@ -177,16 +152,6 @@ def copied(faces_root, tmp_path):
     return root
 
 
-def test_prepared_faces_move_with_a_copy_of_their_data(folder, faces_root, tmp_path):
-    root = copied(faces_root, tmp_path)
-    for path in (root / wflw.IMAGES).rglob("*.jpg"):
-        os.utime(path, (1, 1))
-    shutil.copytree(folder, tmp_path / "elsewhere")
-    records = attach(tmp_path / "elsewhere", root, uses_of())[wflw.TRAIN_LIST]
-    assert prepared_face.read_face(records[-1])[0].size
-    assert records[0].shard.startswith(str(tmp_path / "elsewhere"))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -212,6 +177,8 @@ def test_faces_of_another_list_or_image_are_refused(folder, faces_root, tmp_path
     with pytest.raises(InputError, match=r"list_98pt_rect_attr_test.txt: \{.*\} -> \{.*\}"):
         attach(folder, root, uses_of())
     path.write_text("\n".join(lines) + "\n")
+    for image in (root / wflw.IMAGES).rglob("*.jpg"):
+        os.utime(image, (1, 1))  # As in a copy of the data.
     attach(folder, root, uses_of())
     image = next((root / wflw.IMAGES).rglob("*.jpg"))
     content = bytearray(image.read_bytes())
@@ -285,7 +252,9 @@ def test_an_unreadable_image_is_reported_and_left_out(faces_root, tmp_path):
 # Whole or not at all.
 
 
-def test_what_is_current_is_kept_and_what_is_not_is_replaced(faces_root, tmp_path, monkeypatch):
+def test_what_is_current_or_of_something_else_is_kept_and_the_rest_replaced(
+    faces_root, tmp_path, monkeypatch
+):
     folder = tmp_path / "faces"
     prepare(folder, faces_root, uses_of())
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -297,13 +266,10 @@ def test_what_is_current_is_kept_and_what_is_not_is_replaced(faces_root, tmp_pat
     assert attach(folder, faces_root, uses_of(48))
     assert len(list(folder.iterdir())) == len(before)
     assert [path.name for path in tmp_path.iterdir()] == ["faces"]
-
-
-def test_a_folder_of_something_else_is_left_alone(faces_root, tmp_path):
     (tmp_path / "thesis.tex").write_text("all of it")
     with pytest.raises(InputError, match="holds something other than prepared faces"):
         prepare(tmp_path, faces_root, uses_of())
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert (tmp_path / "thesis.tex").exists()
 
 
 def test_a_stop_leaves_nothing_and_keeps_what_was(faces_root, tmp_path):
@@ -319,24 +285,18 @@ def test_a_stop_leaves_nothing_and_keeps_what_was(faces_root, tmp_path):
 # The whole program.
 
 
-def launch(faces_root, workdir, folder, *arguments):
-    return (*tiny(faces_root, workdir, f"--config.data.prepared={folder}"), *arguments)
-
-
-def test_a_run_trains_alike_on_prepared_faces_and_says_so(faces_root, tmp_path):
-    more = [f"--config.data.augmentation.{name}.probability=1.0" for name in ("rotation", "scale")]
-    outputs = []
-    for arguments in (
-        launch(faces_root, tmp_path / "prepared", tmp_path / "faces", *more, "--mode=prepare"),
-        launch(faces_root, tmp_path / "prepared", tmp_path / "faces", *more),
-        tiny(faces_root, tmp_path / "direct", *more),
-    ):
-        code, output = run(*arguments)
-        assert code == 0, output
-        outputs.append(output)
-    assert f"{tmp_path / 'faces'}: 68 faces, " in outputs[0]
-    assert f"faces are read from {tmp_path / 'faces'}, as prepared" in outputs[1]
-    assert re.search(rf"faces are read from the \w+ in {faces_root}", outputs[2])
+def test_a_run_trains_alike_on_prepared_faces_and_says_so(faces_root, tmp_path, capsys):
+    config = tiny_config(faces_root)
+    config.num_epochs = 2
+    for name in ("rotation", "scale"):
+        config.data.augmentation[name].probability = 1.0
+    prepared_config = change(config, "data.prepared", str(tmp_path / "faces"))
+    prepare_mode.run(prepared_config, tmp_path / "prepared")
+    assert f"{tmp_path / 'faces'}: 68 faces, " in capsys.readouterr().out
+    train.run(prepared_config, tmp_path / "prepared")
+    assert f"faces are read from {tmp_path / 'faces'}, as prepared" in capsys.readouterr().out
+    train.run(config, tmp_path / "direct")
+    assert f"faces are read from the images in {faces_root}" in capsys.readouterr().out
     losses, expected = (
         [row["loss"] for row in read_log(tmp_path / name) if "loss" in row]
         for name in ("prepared", "direct")
@@ -373,54 +333,34 @@ def test_batches_of_workers_have_the_very_landmarks_and_nearly_the_pixels(folder
 
 
 def test_a_run_without_its_prepared_faces_is_refused(faces_root, tmp_path):
-    code, output = run(*launch(faces_root, tmp_path / "work", tmp_path / "faces"))
-    assert code == 1
-    assert "holds no prepared faces. Run the same command with --mode prepare" in output
-    assert "Traceback" not in output
-    code, output = run(*tiny(faces_root, tmp_path / "work"), "--mode=prepare")
-    assert code == 1
-    assert "name the folder for the faces with --config.data.prepared=FOLDER" in output
+    config = tiny_config(faces_root)
+    with pytest.raises(InputError, match="name the folder for the faces with --config.data.prep"):
+        prepare_mode.run(config, tmp_path)
+    config.data.prepared = str(tmp_path / "faces")
+    with pytest.raises(InputError, match="holds no prepared faces. Run the same command with --mo"):
+        train.run(config, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def many_faces(faces_root, tmp_path_factory):
-    """The training list thirty times over, so that cutting takes a while."""
-    root = copied(faces_root, tmp_path_factory.mktemp("many"))
+def test_a_kill_or_a_stop_leaves_nothing_half_made(faces_root, tmp_path):
+    root = copied(faces_root, tmp_path)
     path = root / wflw.TRAIN_LIST
-    path.write_text(30 * path.read_text())
-    return root
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stop_or_a_kill_leaves_nothing_half_made(many_faces, tmp_path, number):
-    arguments = launch(many_faces, tmp_path / "work", tmp_path / "faces", "--mode=prepare")
-    process = start(*arguments)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".faces.*.partial/*.array_record")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
-    assert not (tmp_path / "faces").exists()
-    if number == signal.SIGKILL:
-        assert process.returncode == -number
-        assert list(tmp_path.glob(".faces.*.partial"))
-    else:
-        assert process.returncode == 128 + number, output
-        assert f"stopped by {signal.Signals(number).name}: {tmp_path / 'faces'} is unch" in output
-        assert not list(tmp_path.glob(".faces.*"))
-    assert "Traceback" not in output
-    code, output = run(*arguments)
-    assert code == 0, output
-    assert "1460 faces" in output
+    path.write_text(30 * path.read_text())  # So that cutting takes a while.
+    folder = tmp_path / "faces"
+    arguments = tiny(root, tmp_path / "work", f"--config.data.prepared={folder}", "--mode=prepare")
+    partial = ".faces.*.partial/*.array_record"
+    killed = start(*arguments)
+    wait_for(killed, lambda: list(tmp_path.glob(partial)))
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    left = list(tmp_path.glob(partial))
+    assert left
+    stopped = start(*arguments)
+    wait_for(stopped, lambda: {*tmp_path.glob(partial)} - {*left})
+    assert not any(path.exists() for path in left)
+    stopped.send_signal(signal.SIGTERM)
+    output = finish(stopped, 128 + signal.SIGTERM)
+    assert f"stopped by SIGTERM: {folder} is unchanged" in output
     assert not list(tmp_path.glob(".faces.*"))
-
-
-def test_a_config_reads_its_prepared_faces(folder, faces_root, tmp_path):
-    config = make_config(faces_root)
-    config.data.augmentation.update(STRONG)
-    config.data.prepared = str(folder)
-    assert build.prepared_uses(config) == uses_of()
-    splits = build.read_splits(config, tmp_path)
-    assert all(record.shard for records in splits for record in records)
+    assert not folder.exists()
+    assert "1460 faces" in launch(*arguments)
+    assert not list(tmp_path.glob(".faces.*"))

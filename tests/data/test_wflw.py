@@ -2,8 +2,6 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from support.faces import line_of, make_fields, write_list
 
 from flm_jax.data import wflw
@@ -42,8 +40,6 @@ def broken(index, *values):
         (broken(198, "10"), "degenerate rectangle: xmin ymin xmax ymax = 10 5 10 95"),
         (broken(199, "4"), "degenerate rectangle: xmin ymin xmax ymax = 10 5 90 4"),
         (broken(202, "2"), "attributes are 1 0 2 1 0 1, expected six of 0 or 1"),
-        (broken(206, "/etc/passwd"), "/etc/passwd: an image's name must stay inside"),
-        (broken(206, "../b.jpg"), "../b.jpg: an image's name must stay inside"),
         (broken(206, "a/other.jpg"), "a/other.jpg: no such image under"),
         (b"\xff\xfe", "not UTF-8 text"),
         (broken(144, *make_fields()[120:122]), "points 60 and 72 coincide"),
@@ -55,32 +51,6 @@ def test_a_wrong_line_is_named_with_what_is_wrong(tmp_path, line, message):
         wflw.read_list(tmp_path, wflw.TRAIN_LIST)
     assert str(error.value).startswith(f"{path}:2: ")
     assert message in str(error.value)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 206),
-            st.one_of(
-                st.text(max_size=12), st.floats().map(str), st.sampled_from(["-1", "../x", "1e400"])
-            ),
-        ),
-        max_size=4,
-    ),
-    st.binary(max_size=8),
-)
-def test_any_line_gives_a_record_or_a_list_error(tmp_path, changes, tail):
-    fields = make_fields()
-    for index, value in changes:
-        fields[index] = value
-    path = write_list(tmp_path, [" ".join(fields).encode(errors="surrogatepass") + tail])
-    try:
-        records = wflw.read_list(tmp_path, wflw.TRAIN_LIST)
-    except wflw.ListError as error:
-        assert str(error).startswith(f"{path}:")
-        return
-    assert all(np.isfinite(record.landmarks).all() for record in records)
 
 
 def test_a_missing_root_says_where_wflw_comes_from(tmp_path):

@@ -1,5 +1,4 @@
 import cv2
-import matplotlib.axes
 import numpy as np
 
 from flm_jax.evaluation import plots
@@ -48,20 +47,3 @@ def test_training_is_blue_and_validation_red(tmp_path):
         for colour in ([31, 119, 180], [214, 39, 40])
     )
     assert blue > red + 100
-
-
-def test_an_error_curve_counts_the_faces_up_to_each_error(tmp_path, monkeypatch):
-    drawn = []
-    stairs = matplotlib.axes.Axes.stairs
-    monkeypatch.setattr(
-        matplotlib.axes.Axes,
-        "stairs",
-        lambda self, *args, **kw: (drawn.append(args), stairs(self, *args, **kw))[1],
-    )
-    errors = {"one": np.array([0.08, 0.02, 0.30, 0.04])}
-    plots.draw_error_curves(tmp_path / "ced.png", errors)
-    [(shares, edges)] = drawn
-    for threshold in (3, 5, 10, 31):
-        step = np.searchsorted(edges, threshold) - 1
-        assert shares[step] == 100 * (errors["one"] <= threshold / 100).mean()
-    assert (tmp_path / "ced.png").stat().st_size > 5000

@@ -105,18 +105,15 @@ def test_a_yunet_file_is_run_by_opencv(monkeypatch, tmp_path):
     assert found.scores == pytest.approx([0.8])
 
 
-def test_a_missing_detector_is_refused_with_what_to_do(monkeypatch, tmp_path):
+def test_a_file_that_is_missing_or_no_detector_is_refused_with_what_to_do(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="expected centerface, or the file"):
         detector.load_detector(str(tmp_path / "net.onnx"), 0.5)
     (tmp_path / "net.onnx").write_bytes(b"x")
     with pytest.raises(InputError, match="not a face detector that OpenCV can run"):
         detector.load_detector(str(tmp_path / "net.onnx"), 0.5)
+    # CenterFace's own file has other outputs than a YuNet's.
+    with pytest.raises(InputError, match="not a face detector that OpenCV can run"):
+        detector.load_detector(detector.centerface_path(), 0.5)
     monkeypatch.setattr(detector.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install .*predict.*--boxes FILE.*--boxes image"):
         detector.load_detector("centerface", 0.5)
-
-
-def test_a_network_that_is_no_detector_is_refused():
-    """CenterFace's own file has other outputs than a YuNet's."""
-    with pytest.raises(InputError, match="not a face detector that OpenCV can run"):
-        detector.load_detector(detector.centerface_path(), 0.5)

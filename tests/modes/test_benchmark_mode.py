@@ -7,30 +7,42 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from support.launches import run, tiny
+from support.launches import launch, tiny
+from support.networks import tiny_config
 
 from flm_jax.models import resnet
+from flm_jax.modes import prepare
 from flm_jax.modes.benchmark import count_flops, take_turns
 
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 QUICK = ("--mode=benchmark", "--config.benchmark.repeats=2", "--config.benchmark.seconds=0.02")
-
-
-def launch(faces_root, workdir, *arguments, **settings):
-    cache = f"--config.compilation_cache={workdir}/compiled"
-    code, output = run(*tiny(faces_root, workdir, *QUICK, cache), *arguments, **settings)
-    assert code == 0, output
-    return json.loads((workdir / "benchmark.json").read_text()), output
+# launch.py with few faces for the OpenCV loop, and without a product that takes seconds.
+PROGRAM = """
+import runpy
+from flm_jax.modes import benchmark
+benchmark._LOOP_FACES = 64
+benchmark._matrix_product = lambda *_: lambda: 1e9
+runpy.run_path("launch.py", run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
 def measured(faces_root, tmp_path_factory):
-    """A first start with two devices, and a second one, with prepared faces."""
+    """A first start, and a second one with prepared faces, against PyTorch where it is there."""
     workdir = tmp_path_factory.mktemp("work")
-    first = launch(faces_root, workdir, devices=2)
-    prepared = f"--config.data.prepared={workdir}/prepared"
-    code, output = run(*tiny(faces_root, workdir, prepared, "--mode=prepare"))
-    assert code == 0, output
-    return first, launch(faces_root, workdir, prepared, devices=2)
+    (workdir / "quick.py").write_text(PROGRAM)
+    config = tiny_config(faces_root)
+    config.data.prepared = f"{workdir}/prepared"
+    prepare.run(config, workdir)
+    second = (f"--config.data.prepared={workdir}/prepared",)
+    if HAS_TORCH:
+        second += ("--config.benchmark.against=torch",)
+    arguments = tiny(faces_root, workdir, *QUICK, f"--config.compilation_cache={workdir}/compiled")
+    found = []
+    for more in ((), second):
+        output = launch(*arguments, *more, program=workdir / "quick.py")
+        found.append((json.loads((workdir / "benchmark.json").read_text()), output))
+    return found
 
 
 def test_the_promised_figures_are_there(measured):
@@ -61,9 +73,9 @@ def test_the_second_start_compiles_nothing_and_reads_prepared_faces(measured):
     assert second["faces_read_from"].endswith("/prepared")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
-def test_pytorch_takes_its_turns(faces_root, tmp_path):
-    found, output = launch(faces_root, tmp_path, "--config.benchmark.against=torch")
+@pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed")
+def test_pytorch_takes_its_turns(measured):
+    _, (found, output) = measured
     for kind in ("train", "eval"):
         assert found[f"torch_{kind}"] > 0
         assert found["ratios"][f"{kind}_over_torch"] > 0

@@ -197,28 +197,6 @@ def test_nothing_is_written_where_a_file_differs(unexported, monkeypatch):
     assert not (workdir / "export").exists()
 
 
-def test_weights_that_are_not_finite_are_refused(unexported, monkeypatch):
-    workdir, config = unexported
-    load = export.load_weights
-
-    def broken(*arguments):
-        weights = load(*arguments)
-        nans = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), weights.variables)
-        return weights._replace(variables=nans)
-
-    monkeypatch.setattr(export, "load_weights", broken)
-    with pytest.raises(InputError, match="weights of step 0 predict no finite numbers"):
-        export.run(config, workdir)
-    assert not (workdir / "export").exists()
-
-
-def test_weights_of_another_network_are_refused(unexported):
-    workdir, config = unexported
-    config.model.backbone.width = 8
-    with pytest.raises(InputError, match=r"model.backbone.width: 4 -> 8"):
-        export.run(config, workdir)
-
-
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)

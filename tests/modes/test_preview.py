@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from PIL import Image
 from support.networks import make_config
 
@@ -30,12 +29,3 @@ def test_the_sheet_shows_what_the_training_loader_yields(faces_root, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]
     with Image.open(tmp_path / "preview.png") as sheet:
         assert sheet.size[0] > 1000
-
-
-@pytest.mark.parametrize("count", [1, 9])
-def test_a_sheet_of_any_number_of_faces_is_drawn(tmp_path, count):
-    images = [np.zeros((32, 32, 3), np.uint8)] * count
-    plots.draw_faces(
-        tmp_path / "a.png", images, np.zeros((count, 98, 2), np.float32), ["face"] * count
-    )
-    assert (tmp_path / "a.png").stat().st_size > 1000

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from support.launches import read_log, steps_in
-from support.networks import load_evaluation, make_config
+from support.networks import change, load_evaluation, tiny_config
 
 from flm_jax.errors import InputError
 from flm_jax.modes import evaluate, train
@@ -43,7 +43,7 @@ def test_the_log_has_every_step_and_every_epoch(trained):
 def test_validation_is_that_of_the_validation_faces(trained, faces_root, tmp_path):
     workdir = tmp_path / "work"
     shutil.copytree(trained, workdir)
-    config = make_config(faces_root)
+    config = tiny_config(faces_root)
     config.evaluate.split, config.evaluate.checkpoint = "validation", "last"
     evaluate.run(config, workdir)
     figures, _ = load_evaluation(workdir, "_validation")
@@ -51,8 +51,8 @@ def test_validation_is_that_of_the_validation_faces(trained, faces_root, tmp_pat
 
 
 def test_the_best_epoch_is_kept_and_evaluated(faces_root, tmp_path, monkeypatch):
-    config = make_config(faces_root)
-    config.batch_size, config.num_epochs, config.checkpoint.keep_last = 16, 4, 1
+    config = tiny_config(faces_root)
+    config.checkpoint.keep_last = 1
     losses = iter([5.0, 2.0, 4.0, 3.0])
     monkeypatch.setattr(
         train,
@@ -64,12 +64,21 @@ def test_the_best_epoch_is_kept_and_evaluated(faces_root, tmp_path, monkeypatch)
     assert load_evaluation(tmp_path)[0]["step"] == 4
 
 
-def test_another_recipe_in_a_used_work_folder_is_refused(trained, faces_root, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("loss.width", 10.0, r"loss.width: 5.0 -> 10.0"),
+        ("model.backbone.width", 8, r"model.backbone.width: 4 -> 8"),
+    ],
+)
+def test_another_recipe_in_a_used_work_folder_is_refused(
+    trained, faces_root, tmp_path, key, value, message
+):
     workdir = tmp_path / "work"
     shutil.copytree(trained, workdir)
     before = (workdir / "config.json").read_bytes()
-    config = make_config(faces_root)
-    config.batch_size, config.num_epochs, config.loss.width = 16, 4, 10.0
-    with pytest.raises(InputError, match=r"loss.width: 5.0 -> 10.0"):
-        train.run(config, workdir)
+    with pytest.raises(InputError, match=message):
+        train.run(change(tiny_config(faces_root), key, value), workdir)
     assert (workdir / "config.json").read_bytes() == before
+    assert steps_in(workdir) == steps_in(trained)
+    assert not (workdir / "damaged_checkpoints").exists()

@@ -26,7 +26,7 @@ def test_a_description_is_recognised_by_its_values_alone():
     assert checksum({"a": 1, "b": [2.5]}) != checksum({"a": 1, "b": [2.25]})
 
 
-def test_differences_name_what_differs_is_missing_and_is_left_over():
+def test_differences_name_ten_at_most_that_differ_are_missing_or_left_over():
     one, two = ["float32", [1]], ["float32", [2]]
     found = {"same": [*one, 7], "other": [*two, 7], "left over": [*one, 7]}
     assert differences(found, {"same": one, "other": one, "missing": two}).splitlines() == [
@@ -35,9 +35,6 @@ def test_differences_name_what_differs_is_missing_and_is_left_over():
         "  left over: ['float32', [1]] -> (none)",
     ]
     assert differences(found, {name: entry[:2] for name, entry in found.items()}) == ""
-
-
-def test_ten_differences_are_listed_at_most():
     listed = differences({}, {str(i): ["float32", [i]] for i in range(12)}).splitlines()
     assert len(listed) == 11
     assert listed[-1] == "  and 2 more"

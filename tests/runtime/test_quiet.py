@@ -1,13 +1,10 @@
-import os
-import subprocess
-import sys
+from support.launches import run
 
-from support.launches import ROOT
-
-# Sets the loggers up as launch.py does, and lets the libraries speak.
+# Lets the libraries speak where launch.py has set the loggers up.
 PROGRAM = """
-import logging, sys
-sys.argv = ["launch.py", "--config=configs/demo.py", "--workdir={workdir}", "--mode=preview"]
+import logging, runpy
+import absl.logging
+import flm_jax.modes.preview
 
 class Dies:
     def __init__(self, text):
@@ -17,29 +14,21 @@ class Dies:
 
 def speak(*_):
     logging.getLogger("jax._src.xla_bridge").warning("a GPU is present and not used")
-    import absl.logging
     absl.logging.error("a step of Orbax's work")
     logging.getLogger("asyncio").error("Future exception was never retrieved")
     Dies("Event loop is closed")
     Dies("something else")
     raise SystemExit
 
-import flm_jax.modes.preview
 flm_jax.modes.preview.run = speak
-import runpy
 runpy.run_path("launch.py", run_name="__main__")
 """
 
 
 def test_named_libraries_are_silent_and_all_others_print(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(workdir=tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert "a GPU is present and not used" in process.stderr
-    assert "something else" in process.stderr
+    (tmp_path / "speaks.py").write_text(PROGRAM)
+    _, output = run(f"--workdir={tmp_path}", "--mode=preview", program=tmp_path / "speaks.py")
+    assert "a GPU is present and not used" in output
+    assert "something else" in output
     for text in ("Orbax", "Future exception", "loop is closed"):
-        assert text not in process.stderr
+        assert text not in output

@@ -1,9 +1,14 @@
 """Runs of launch.py in processes of their own, and what they leave in their work folders."""
 
+import atexit
+import functools
 import json
 import os
 import pathlib
+import select
 import shutil
+import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -16,7 +21,7 @@ from flm_jax.runtime.restore import SavedCheckpoints
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
-# Four epochs of two steps on 44 drawn faces; on a warm compilation cache, most of it is the start.
+# Four epochs of two steps on 44 drawn faces: `networks.tiny_config`.
 TINY = (
     "--config.batch_size=16",
     "--config.num_epochs=4",
@@ -40,15 +45,92 @@ EVERY_STEP = (
 READ_ONLY_CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000000"}
 
 
-def start(*arguments, config="demo", devices=1, program="launch.py", environment=()):
-    """Starts a run on so many CPU devices; it uses the tests' compilation cache."""
+@functools.cache
+def _fork_server():
+    """The socket of the process that forks for each launch."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "tests/support/fork_server.py", str(theirs.fileno())],
+            cwd=ROOT,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # A fork would lose its threads.
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+
+    @atexit.register
+    def end():
+        ours.close()
+        process.wait()
+
+    return ours
+
+
+class Fork:
+    """A process forked for a launch, with what the tests use of `subprocess.Popen`."""
+
+    def __init__(self, arguments, environment):
+        self._output, output = os.pipe()
+        self._numbers, numbers = os.pipe()
+        request = json.dumps({"arguments": arguments, "environment": environment}).encode()
+        socket.send_fds(_fork_server(), [request], [output, numbers])
+        os.close(output)
+        os.close(numbers)
+        self.returncode = None
+        self.pid = self._read_number()
+
+    def poll(self):
+        if self.returncode is None and select.select([self._numbers], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout=600):
+        if self.returncode is None:
+            assert select.select([self._numbers], [], [], timeout)[0], "it does not end"
+            self.returncode = self._read_number()
+            os.close(self._numbers)
+        return self.returncode
+
+    def communicate(self, timeout=600):
+        """All that was printed, errors among it, once the process and its children have ended."""
+        chunks, deadline = [b""], time.monotonic() + timeout
+        while len(chunks) == 1 or chunks[-1]:
+            left = max(0, deadline - time.monotonic())
+            assert select.select([self._output], [], [], left)[0], b"".join(chunks).decode()
+            chunks.append(os.read(self._output, 1 << 16))
+        os.close(self._output)
+        self.wait()
+        return b"".join(chunks).decode().replace("\r\n", "\n").replace("\r", "\n"), None
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def _read_number(self):
+        return struct.unpack("i", os.read(self._numbers, 4))[0]
+
+
+def start(*arguments, config="demo", devices=2, program="launch.py", environment=(), fork=True):
+    """Starts a run on so many CPU devices; it uses the tests' compilation cache.
+
+    It leads a session, so that a test can signal the whole group, as a terminal does.
+    """
     flags = f"--xla_force_host_platform_device_count={devices}"
-    name, colon, rung = config.partition(":")
+    environment = {**os.environ, "XLA_FLAGS": flags, **dict(environment)}
+    named = [f"--config=configs/{config}.py"] if config else []
+    arguments = [str(program), *named, *arguments]
+    if fork:
+        return Fork(arguments, environment)
     return subprocess.Popen(
-        [sys.executable, program, f"--config=configs/{name}.py{colon}{rung}", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **dict(environment)},
-        start_new_session=True,  # so that a test can signal the whole group, as a terminal does
+        env=environment,
+        start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -58,8 +140,21 @@ def start(*arguments, config="demo", devices=1, program="launch.py", environment
 def run(*arguments, **settings):
     """The exit code and the output of a run."""
     process = start(*arguments, **settings)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
+
+
+def finish(process, code=0):
+    """What a process has printed when it ends, with this exit code and without a traceback."""
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == code, output
+    assert "Traceback" not in output, output
+    return output
+
+
+def launch(*arguments, code=0, **settings):
+    """What a run prints that ends with this exit code, and without a traceback."""
+    return finish(start(*arguments, **settings), code)
 
 
 def run_recorded(workdir, *arguments, **settings):
@@ -67,8 +162,7 @@ def run_recorded(workdir, *arguments, **settings):
     batches = workdir.parent / f"{workdir.name}_batches"
     batches.unlink(missing_ok=True)
     program = "tests/support/recorded_launch.py"
-    code, output = run(*arguments, program=program, environment={"BATCHES": batches}, **settings)
-    assert code == 0, output
+    output = launch(*arguments, program=program, environment={"BATCHES": str(batches)}, **settings)
     return output, batches.read_text().splitlines()
 
 
@@ -97,6 +191,13 @@ def children(pid):
         for child in path.read_text().split():
             found += [int(child), *children(child)]
     return found
+
+
+def wait_until_gone(pids):
+    deadline = time.monotonic() + 60
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, pids
+        time.sleep(0.05)
 
 
 def count_lines(path):

@@ -12,6 +12,7 @@ import numpy as np
 
 from configs import demo
 from flm_jax.config import build, schema
+from flm_jax.models.resnet import ResNet
 from flm_jax.runtime.checkpoint import Checkpoints
 from flm_jax.runtime.devices import replicated
 from flm_jax.training.losses import make_face_loss
@@ -31,6 +32,14 @@ def make_config(faces_root):
     config.model.backbone.stage_sizes = (1,)
     config.model.backbone.width = 4
     config.compilation_cache = "off"  # JAX keeps the tests' own, as conftest.py says.
+    return config
+
+
+def tiny_config(faces_root):
+    """The config of `launches.tiny`."""
+    config = make_config(faces_root)
+    config.batch_size, config.num_epochs = 16, 4
+    config.data.num_threads = config.log.every_steps = 1
     return config
 
 
@@ -118,6 +127,16 @@ def in_float64(tree):
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf, np.float64 if leaf.dtype == np.float32 else leaf.dtype), tree
     )
+
+
+def torch_tensors(variables):
+    """A ResNet's variables plus 1, as torchvision names and orders them."""
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        values = np.asarray(leaf)
+        values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
+        tensors[ResNet.torch_name([key.key for key in path])] = np.ascontiguousarray(values + 1)
+    return tensors
 
 
 _SAFETENSORS_NAMES = {"float32": "F32", "int64": "I64", "float16": "F16"}

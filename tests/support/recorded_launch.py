@@ -2,11 +2,9 @@
 
 import os
 import runpy
-import sys
 import zlib
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.getcwd())
     from flm_jax.modes import train
 
     put_on_devices = train.put_on_devices

@@ -2,8 +2,6 @@
 
 import os
 import runpy
-import signal
-import sys
 
 
 def send_before(holder, name, call=1):
@@ -20,7 +18,6 @@ def send_before(holder, name, call=1):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.getcwd())
     from flm_jax.config import build
     from flm_jax.modes import evaluate, train
     from flm_jax.runtime import checkpoint
@@ -28,11 +25,10 @@ if __name__ == "__main__":
     moments = {
         "reading the lists": lambda: send_before(build, "read_splits"),
         "creating the state": lambda: send_before(train, "create_train_state"),
-        "a step": lambda: send_before(train, "put_on_devices", 4),
+        "a step": lambda: send_before(train, "put_on_devices", 3),
         "validating": lambda: send_before(train, "predict_faces"),
         "saving": lambda: send_before(checkpoint.Checkpoints, "save"),
         "evaluating": lambda: send_before(evaluate, "predict_faces"),
     }
     moments[os.environ["MOMENT"]]()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     runpy.run_path("launch.py", run_name="__main__")

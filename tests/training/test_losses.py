@@ -20,24 +20,6 @@ def test_wing_by_hand():
     assert wing(8.0) == pytest.approx(8 - (5 - 5 * np.log(1 + 5 / 0.5)), rel=1e-6)
 
 
-def test_wing_with_the_papers_constants_by_hand():
-    assert wing(4.0, width=10.0, curvature=2.0) == pytest.approx(10 * np.log(3), rel=1e-6)
-
-
-def test_wing_is_continuous_at_the_joint():
-    below, at, above = (wing(error) for error in (np.nextafter(np.float32(5), 0), 5.0, 5.00001))
-    assert at == pytest.approx(5 * np.log(11), rel=1e-6)
-    assert below == pytest.approx(at, rel=1e-6)
-    assert above == pytest.approx(at, rel=1e-5)
-
-
-@pytest.mark.parametrize("error", [0.0, 1e-30, 5.0, -5.0, 1e30])
-def test_wing_has_a_finite_gradient_everywhere(error):
-    gradient = jax.grad(lambda x: losses.wing_loss(x, jnp.float32(0), **WING))(jnp.float32(error))
-    assert np.isfinite(gradient)
-    assert np.sign(gradient) == np.sign(error)
-
-
 def test_wing_gradient_is_steep_near_zero_and_one_far_out():
     gradient = jax.grad(lambda x: losses.wing_loss(x, jnp.float32(0), **WING))
     assert gradient(jnp.float32(1e-6)) == pytest.approx(10, rel=1e-3)  # width / curvature
@@ -80,13 +62,6 @@ def test_soft_wing_by_hand():
     assert value(losses.soft_wing_loss, 7.0, **SOFT) == pytest.approx(2 + 20 * np.log(3))
 
 
-def test_soft_wing_on_a_unit_square_is_l1():
-    errors = jnp.linspace(-1, 1, 21)
-    np.testing.assert_array_equal(
-        losses.soft_wing_loss(errors, jnp.zeros(21), **SOFT), jnp.abs(errors)
-    )
-
-
 def test_rectified_wing_by_hand():
     assert value(losses.rectified_wing_loss, 0.4, **RECTIFIED) == 0
     assert value(losses.rectified_wing_loss, -4.5, **RECTIFIED) == pytest.approx(10 * np.log(3))
@@ -98,13 +73,15 @@ def test_l1_and_optax_smooth_l1_by_hand():
     assert value(losses.l1_loss, -3.0) == 3
     smooth = losses.make_face_loss("smooth_l1", reference_size=1, image_size=1, delta=2.0)
     face = jnp.zeros((1, 98, 2))
-    assert float(smooth({"landmarks": face + 1}, face)[0]) == pytest.approx(0.5)
-    assert float(smooth({"landmarks": face + 5}, face)[0]) == pytest.approx(2 * (5 - 1))
+    batch = {"landmarks": face}
+    assert float(smooth({"landmarks": face + 1}, batch)[0]) == pytest.approx(0.5)
+    assert float(smooth({"landmarks": face + 5}, batch)[0]) == pytest.approx(2 * (5 - 1))
 
 
 @pytest.mark.parametrize(
     ("loss", "constants", "joints"),
     [
+        (losses.wing_loss, WING, [5.0]),
         (losses.soft_wing_loss, SOFT, [2.0]),
         (losses.rectified_wing_loss, RECTIFIED, [0.5, 10.0]),
         (losses.l1_loss, {}, [1.0]),
@@ -132,15 +109,6 @@ def test_laplace_by_hand():
     assert float(loss) == pytest.approx(1.5 + np.log(4))
 
 
-def test_the_best_laplace_scale_is_the_mean_error():
-    errors = jnp.asarray(np.random.default_rng(0).laplace(0, 4, 5000), jnp.float32)
-    scales = jnp.linspace(1, 10, 91)
-    losses_of = [losses.laplace_loss(errors, jnp.zeros(5000), scale).mean() for scale in scales]
-    assert scales[int(np.argmin(losses_of))] == pytest.approx(
-        float(jnp.abs(errors).mean()), abs=0.06
-    )
-
-
 def test_laplace_integrates_to_one():
     errors = jnp.linspace(-60, 60, 120_001)
     density = jnp.exp(-losses.laplace_loss(errors, jnp.zeros_like(errors), jnp.float32(3)))
@@ -154,7 +122,7 @@ def test_the_laplace_face_loss_takes_scales_in_pixels_of_the_image():
     loss = losses.make_face_loss(
         "laplace", reference_size=224, image_size=64, head_outputs=("scale",)
     )
-    found = loss({"landmarks": points, "scale": scales}, targets)
+    found = loss({"landmarks": points, "scale": scales}, {"landmarks": targets})
     b = 3.5 * scales[..., None]
     expected = (3.5 * jnp.abs(points - targets) / b + jnp.log(2 * b)).mean(axis=(1, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -1,23 +1,24 @@
 """Numbers that are not finite, images that can't be read, workers that die: in whole runs."""
 
 import io
-import os
+import multiprocessing
 import pathlib
 import re
 import shutil
-import signal
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.launches import children, count_lines, read_log, read_state, run, start, tiny, wait_for
+from support.launches import read_log, read_state
+from support.networks import change, tiny_config
 from tqdm import tqdm
 
 from configs import demo
 from flm_jax.data import wflw
 from flm_jax.data.images import ImageError
+from flm_jax.data.loader import WorkerError
 from flm_jax.data.sampler import TrainingSampler
 from flm_jax.errors import InputError
 from flm_jax.evaluation.faces import FacePredictions
@@ -37,6 +38,10 @@ def root(faces_root, tmp_path):
 def split(faces_root):
     """The training and the validation faces of `tiny` runs."""
     return wflw.split_by_image(wflw.read_list(faces_root, wflw.TRAIN_LIST), 0.1, seed=0)
+
+
+# Of numbers so large, which are a mistake in a label.
+warns = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
 
 def break_point(root, line):
@@ -64,33 +69,34 @@ def late_face(split):
     return training[row].line, first_step_of(row)
 
 
+@warns
 def test_a_loss_that_is_not_finite_stops_before_good_checkpoints_go(root, late_face, tmp_path):
     line, step = late_face
     break_point(root, line)
-    work = tmp_path / "work"
-    code, output = run(*tiny(root, work, "--config.checkpoint.every_steps=1"))
-    assert code == 1
-    said = re.search(rf"error: step {step}: the loss is .*{wflw.TRAIN_LIST}, lines (.*)", output)
-    assert said, output
+    config = change(tiny_config(root), "checkpoint.every_steps", 1)
+    with pytest.raises(InputError) as error:
+        train.run(config, tmp_path)
+    text = str(error.value)
+    said = re.search(rf"step {step}: the loss is .*{wflw.TRAIN_LIST}, lines (.*)", text)
+    assert said, text
     assert str(line) in said[1].split(", ")
     assert len(said[1].split(", ")) == 16
-    assert re.search(rf"number {(step - 1) % 2 + 1} of epoch {(step - 1) // 2 + 1}", output)
-    assert "Traceback" not in output
-    last, state = read_state(work)
+    assert f"number {(step - 1) % 2 + 1} of epoch {(step - 1) // 2 + 1}" in text
+    last, state = read_state(tmp_path)
     assert last == step - 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-def test_such_a_step_can_be_skipped(root, late_face, tmp_path):
+@warns
+def test_such_a_step_can_be_skipped(root, late_face, tmp_path, capsys):
     line, step = late_face
     break_point(root, line)
-    work = tmp_path / "work"
-    code, output = run(*tiny(root, work, "--config.on_nonfinite=skip"))
-    assert code == 0, output
+    train.run(change(tiny_config(root), "on_nonfinite", "skip"), tmp_path)
+    output = capsys.readouterr().out
     assert re.search(rf"step {step}: the loss is .* step is skipped.* lines .*\b{line}\b", output)
-    rows = read_log(work)
+    rows = read_log(tmp_path)
     assert {"step": step, "skipped": 1.0} in rows
-    last, state = read_state(work)
+    last, state = read_state(tmp_path)
     assert last == 8
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     # Its epoch's mean is over the other steps.
@@ -176,13 +182,12 @@ def empty_images(root, records):
     return names
 
 
-def test_unreadable_images_up_to_a_share_are_counted_and_listed(root, split, tmp_path):
+def test_unreadable_images_up_to_a_share_are_counted_and_listed(root, split, tmp_path, capsys):
     training, validation = split
     names = empty_images(root, [training[3], training[30], validation[0]])
-    share = "--config.data.max_unreadable=0.3"
-    work = tmp_path / "work"
-    code, output = run(*tiny(root, work, share, "--config.data.num_workers=2"))
-    assert code == 0, output
+    config = change(tiny_config(root), "data.max_unreadable", 0.3)
+    train.run(change(config, "data.num_workers", 1), tmp_path)
+    output = capsys.readouterr().out
     for kind, records in (("training", training), ("validation", validation)):
         lines = [record.line for record in records if record.image_name in names]
         assert (
@@ -191,17 +196,15 @@ def test_unreadable_images_up_to_a_share_are_counted_and_listed(root, split, tmp
         )
         for line in lines:
             assert output.count(f"left out: {root / wflw.TRAIN_LIST}:{line}: ") == 1
-    assert all(np.isfinite(row.get("loss", 0)) for row in read_log(work))
+    assert all(np.isfinite(row.get("loss", 0)) for row in read_log(tmp_path))
 
 
 def test_more_unreadable_images_than_that_stop_the_run(root, split, tmp_path):
     training, _ = split
     empty_images(root, training[:12])
-    code, output = run(*tiny(root, tmp_path / "work", "--config.data.max_unreadable=0.1"))
-    assert code == 1
-    told = rf"error: .*the file is empty. With it 5 of {len(training)} .*more than data.max_unr"
-    assert re.search(told, output)
-    assert "Traceback" not in output
+    told = rf"the file is empty. With it 5 of {len(training)} .*more than data.max_unreadable"
+    with pytest.raises(ImageError, match=told):
+        train.run(change(tiny_config(root), "data.max_unreadable", 0.1), tmp_path)
 
 
 def test_an_unreadable_image_is_told_of_and_counted_once(train_records, tmp_path):
@@ -231,43 +234,38 @@ def test_a_validation_is_over_the_faces_that_can_be_read(train_records, monkeypa
     assert scores["validation_nme"] == pytest.approx(100 * nme(landmarks, truth)[read].mean())
 
 
-def test_an_unreadable_validation_image_loses_no_step(trained, root, split, tmp_path):
+def test_an_unreadable_validation_image_loses_no_step(trained, root, split, tmp_path, capsys):
     """The epoch's checkpoint is saved without validation, which the next start makes up for."""
     _, validation = split
     path = pathlib.Path(root / wflw.IMAGES / validation[0].image_name)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    code, output = run(*tiny(root, tmp_path / "work"))
-    assert code == 1
-    assert f"{wflw.TRAIN_LIST}:{validation[0].line}: " in output
-    assert "the JPEG is truncated" in output
-    assert read_state(tmp_path / "work")[0] == 2
+    told = f"{wflw.TRAIN_LIST}:{validation[0].line}: .*the JPEG is truncated"
+    with pytest.raises(ImageError, match=told):
+        train.run(tiny_config(root), tmp_path)
+    assert read_state(tmp_path)[0] == 2
     path.write_bytes(content)
-    code, output = run(*tiny(root, tmp_path / "work"))
-    assert code == 0, output
-    assert "continuing after step 2" in output
-    assert read_log(tmp_path / "work") == read_log(trained)
-    results = [(at / "evaluation.json").read_text() for at in (tmp_path / "work", trained)]
+    train.run(tiny_config(root), tmp_path)
+    assert "continuing after step 2" in capsys.readouterr().out
+    assert read_log(tmp_path) == read_log(trained)
+    results = [(at / "evaluation.json").read_text() for at in (tmp_path, trained)]
     assert results[0] == results[1]
 
 
-def test_a_worker_that_dies_is_an_error_and_the_steps_are_saved(faces_root, tmp_path):
-    work = tmp_path / "work"
+def test_a_worker_that_dies_is_an_error_and_the_steps_are_saved(faces_root, tmp_path, monkeypatch):
+    put, steps = train.put_on_devices, []
+
+    def kill(batch):
+        steps.append(batch)
+        if len(steps) == 3:
+            multiprocessing.active_children()[0].kill()
+        return put(batch)
+
+    monkeypatch.setattr(train, "put_on_devices", kill)
+    config = change(tiny_config(faces_root), "data.num_workers", 2)
     # Eleven steps an epoch: the last one has no checkpoint of its own.
-    more = ("--config.data.num_workers=2", "--config.num_epochs=500", "--config.batch_size=4")
-    process = start(*tiny(faces_root, work, *more))
-    wait_for(process, lambda: count_lines(work / "metrics.jsonl") >= 1)
-    workers = [
-        child
-        for child in children(process.pid)
-        if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
-    assert len(workers) == 2
-    os.kill(workers[0], signal.SIGKILL)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1, output
-    assert "error: a process that reads images has died" in output
-    assert "exit code -9" in output
-    assert "Traceback" not in output
+    config.batch_size, config.num_epochs = 4, 500
+    with pytest.raises(WorkerError, match="a process that reads images has died.*exit code -9"):
+        train.run(config, tmp_path)
     # The steps that were trained are not lost with it.
-    assert read_state(work)[0] == max(row["step"] for row in read_log(work))
+    assert read_state(tmp_path)[0] == max(row["step"] for row in read_log(tmp_path))

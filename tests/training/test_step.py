@@ -3,7 +3,6 @@ import dataclasses
 import functools
 import logging
 import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,46 +17,35 @@ from flm_jax.models.resnet import ResNet
 from flm_jax.runtime.devices import AXIS, put_on_devices, replicated, split_over_devices
 from flm_jax.training import step as steps
 from flm_jax.training.losses import make_face_loss
-from flm_jax.training.state import TrainState, create_train_state
+from flm_jax.training.state import create_train_state
 
-ADAM = optax.adam(1e-3)
-
-
-def make_model(dtype=jnp.float32):
-    return LandmarkRegressor(
-        ResNet(stage_sizes=(1, 1), bottleneck=False, width=4, dtype=dtype, axis_name=AXIS)
-    )
+SCHEDULE = optax.constant_schedule(0.05)
+ADAM = optax.adam(SCHEDULE)
 
 
-@functools.cache
-def make_state():
-    return create_train_state(make_model(), ADAM, jax.random.key(0), SIZE, replicated())
+def make_model(dtype=jnp.float32, axis_name=AXIS):
+    backbone = ResNet((1,), bottleneck=False, width=4, dtype=dtype, axis_name=axis_name)
+    return LandmarkRegressor(backbone)
 
 
-def fresh_state():
-    """A copy, for the step that takes its state's memory."""
-    return jax.tree.map(jnp.copy, make_state())
+def make_step(face_loss=FACE_LOSS, **settings):
+    return steps.pmap_train_step(make_model(), ADAM, face_loss, SCHEDULE, **settings)
 
 
-def pmap_on(devices, function, out_axes, **settings):
-    return jax.pmap(
-        partial(function, **settings),
-        axis_name=AXIS,
-        in_axes=(None, 0),
-        out_axes=out_axes,
-        devices=jax.devices()[:devices],
-    )
+def make_state(**settings):
+    key = jax.random.key(0)
+    return create_train_state(make_model(), ADAM, key, SIZE, replicated(), **settings)
 
 
 def train(devices, state, batches, model):
-    step = pmap_on(
-        devices,
-        steps.train_step,
-        (None, None),
-        model=model,
-        optimizer=ADAM,
-        face_loss=FACE_LOSS,
-        schedule=optax.constant_schedule(1e-3),
+    step = jax.pmap(
+        functools.partial(
+            steps.train_step, model=model, optimizer=ADAM, face_loss=FACE_LOSS, schedule=SCHEDULE
+        ),
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        devices=jax.devices()[:devices],
     )
     losses = []
     for batch in batches:
@@ -66,73 +54,45 @@ def train(devices, state, batches, model):
     return state, losses
 
 
-def test_eight_devices_compute_what_one_does():
-    initial = make_state()  # Not under enable_x64: other tests use it too.
+def test_two_devices_compute_what_one_does_the_mean_over_unmasked_faces():
+    initial = make_state()
     with jax.enable_x64(True):
-        model = make_model(jnp.float64)
-        state = in_float64(initial)
+        model, state = make_model(jnp.float64), in_float64(initial)
         # Unequal numbers of masked faces on the devices: means of means would show.
-        batches = [make_batch(seed=seed) for seed in range(5)]
+        batches = [make_batch(seed=seed) for seed in range(3)]
         for batch in batches:
             batch["mask"][[0, 1, 5]] = 0
         batches = [in_float64(batch) for batch in batches]
         one, one_losses = train(1, state, batches, model)
-        eight, eight_losses = train(8, state, batches, model)
-    np.testing.assert_allclose(one_losses, eight_losses, rtol=0, atol=1e-8)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        two, two_losses = train(2, state, batches, model)
+        plain = make_model(jnp.float64, axis_name=None)
+        outputs, _ = plain.apply(
+            state.variables, batches[0]["image"], train=True, mutable=["batch_stats"]
+        )
+        losses = np.asarray(FACE_LOSS(outputs, batches[0]))
+    np.testing.assert_allclose(one_losses, two_losses, rtol=0, atol=1e-8)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-8)
     assert one.params["head"]["points"]["kernel"].dtype == np.float64
-    assert int(one.step) == 5
+    assert int(one.step) == 3
+    expected = losses[np.asarray(batches[0]["mask"]) > 0].mean()
+    assert one_losses[0] == pytest.approx(float(expected), rel=1e-8)
 
 
-def test_training_fits_a_batch():
-    schedule = optax.constant_schedule(0.1)
-    adam, model = optax.adam(schedule), make_model()
-    step = steps.pmap_train_step(model, adam, FACE_LOSS, schedule)
-    state = create_train_state(model, adam, jax.random.key(1), SIZE, replicated())
-    batch = split_over_devices(make_batch(), 8)
-    losses = []
+def test_training_fits_a_batch_compiles_once_and_moves_no_batch_that_is_placed():
+    step, batch = make_step(), put_on_devices(make_batch())
+    state, first = step(make_state(), batch)
+    with (
+        jax.log_compiles(True),
+        captured_compilations() as compiled,
+        jax.transfer_guard("disallow"),
+    ):
+        state, _ = step(state, batch)
+    assert not compiled
     for _ in range(30):
         state, scalars = step(state, batch)
-        losses.append(float(scalars["loss"]))
-    assert losses[-1] < 0.8 * losses[0]
-    assert float(scalars["learning_rate"]) == pytest.approx(0.1)
-
-
-def test_the_loss_is_the_mean_over_unmasked_faces():
-    batch = make_batch()
-    batch["mask"][3:] = 0
-    _, losses = train(8, make_state(), [batch], make_model())
-    model = LandmarkRegressor(ResNet(stage_sizes=(1, 1), bottleneck=False, width=4))
-    predictions, _ = model.apply(
-        make_state().variables, jnp.asarray(batch["image"]), train=True, mutable=["batch_stats"]
-    )
-    expected = FACE_LOSS(predictions, batch)[:3].mean()
-    assert losses[0] == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_predictions_of_all_devices_come_back_in_the_batch_order():
-    state, batch = make_state(), make_batch()
-    step = steps.pmap_eval_step(make_model(), FACE_LOSS)
-    output = step(state.variables, put_on_devices(batch))
-    outputs = make_model().apply(state.variables, jnp.asarray(batch["image"]), train=False)
-    expected = outputs["landmarks"]
-    assert output["landmarks"].shape == (8, 2, 98, 2)
-    np.testing.assert_allclose(
-        np.reshape(output["landmarks"], (16, 98, 2)), expected, rtol=1e-4, atol=1e-4
-    )
-    np.testing.assert_array_equal(np.ravel(output["index"]), np.arange(16))
-    np.testing.assert_allclose(np.ravel(output["loss"]), FACE_LOSS(outputs, batch), rtol=1e-4)
-
-
-def test_a_second_step_does_not_compile_again():
-    step = steps.pmap_train_step(make_model(), ADAM, FACE_LOSS, optax.constant_schedule(1e-3))
-    state = fresh_state()
-    batch = put_on_devices(make_batch())
-    state, _ = step(state, batch)
-    with jax.log_compiles(True), captured_compilations() as compiled:
-        step(state, batch)
-    assert not compiled
+    assert float(scalars["loss"]) < 0.8 * float(first["loss"])
+    assert float(scalars["learning_rate"]) == pytest.approx(0.05)
 
 
 @contextlib.contextmanager
@@ -150,57 +110,41 @@ def captured_compilations():
         logging.getLogger("jax").removeHandler(handler)
 
 
+def test_predictions_of_all_devices_come_back_in_the_batch_order():
+    state, batch = make_state(), make_batch()
+    output = steps.pmap_eval_step(make_model(), FACE_LOSS)(state.variables, put_on_devices(batch))
+    outputs = make_model().apply(state.variables, jnp.asarray(batch["image"]), train=False)
+    assert output["landmarks"].shape == (2, 8, 98, 2)
+    found = np.reshape(output["landmarks"], (16, 98, 2))
+    np.testing.assert_allclose(found, outputs["landmarks"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(np.ravel(output["index"]), np.arange(16))
+    expected = FACE_LOSS(outputs, jax.tree.map(jnp.asarray, batch))
+    np.testing.assert_allclose(np.ravel(output["loss"]), expected, rtol=1e-4)
+
+
 def test_options_that_this_compiler_lacks_are_left_out():
     assert steps._known({"xla_cpu_no_such_option": True}) == {}
     assert steps._known({"xla_cpu_enable_fast_math": False}) != {}
 
 
-def test_a_placed_batch_travels_no_more():
-    step = steps.pmap_train_step(make_model(), ADAM, FACE_LOSS, optax.constant_schedule(1e-3))
-    state, _ = step(fresh_state(), put_on_devices(make_batch()))
-    batch = put_on_devices(make_batch(seed=1))
-    with jax.transfer_guard("disallow"):
-        _, scalars = step(state, batch)
-    assert np.isfinite(float(scalars["loss"]))
-
-
 def test_the_mapped_steps_lower_for_tpu():
     """What stands in for a run on a TPU: the very steps of the program are legal there."""
-    model, schedule = make_model(), optax.constant_schedule(1e-3)
-    state, batch = make_state(), split_over_devices(make_batch(), 8)
+    state, batch = make_state(), split_over_devices(make_batch(), 2)
     for step, argument in (
-        (steps.pmap_train_step(model, ADAM, FACE_LOSS, schedule), state),
-        (steps.pmap_eval_step(model, FACE_LOSS), state.variables),
+        (make_step(), state),
+        (steps.pmap_eval_step(make_model(), FACE_LOSS), state.variables),
     ):
         exported = jax.export.export(step, platforms=["tpu"])(argument, batch)
         assert exported.platforms == ("tpu",)
-        assert exported.nr_devices == 8
+        assert exported.nr_devices == 2
         assert re.search("all_reduce|all_gather", exported.mlir_module())
 
 
-def test_the_state_starts_the_same_from_the_same_key():
-    again = create_train_state(make_model(), ADAM, jax.random.key(0), SIZE)
-    assert isinstance(again, TrainState)
-    for x, y in zip(jax.tree.leaves(make_state()), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def ema_state(given=None):
-    return create_train_state(
-        make_model(), ADAM, jax.random.key(0), SIZE, replicated(), with_ema=True, given=given
-    )
-
-
-def test_averages_follow_parameters_and_statistics():
-    schedule = optax.constant_schedule(0.05)
-    adam = optax.adam(schedule)
-    step = steps.pmap_train_step(make_model(), adam, FACE_LOSS, schedule, 0.5)
-    state = create_train_state(
-        make_model(), adam, jax.random.key(0), SIZE, replicated(), with_ema=True
-    )
+def test_averages_follow_parameters_and_statistics_and_are_what_is_evaluated():
+    step, state = make_step(ema_decay=0.5), make_state(with_ema=True)
     expected = jax.tree.map(np.array, state.variables)
     for index in range(4):
-        state, _ = step(state, split_over_devices(make_batch(seed=index), 8))
+        state, _ = step(state, split_over_devices(make_batch(seed=index), 2))
         # The memory grows with the steps, (1 + n) / (10 + n), to the decay.
         kept = min(0.5, (2 + index) / (11 + index))
         expected = jax.tree.map(
@@ -208,34 +152,23 @@ def test_averages_follow_parameters_and_statistics():
             expected,
             state.variables,
         )
-    for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    moved = [
-        np.abs(np.array(a) - b).max()
-        for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(state.variables), strict=True)
-    ]
-    assert min(moved) > 0
-
-
-def test_evaluation_uses_the_averages():
-    state, batch = ema_state(), split_over_devices(make_batch(), 8)
-    evaluate = steps.pmap_eval_step(make_model(), FACE_LOSS)
-    expected = evaluate(state.eval_variables, batch)["landmarks"]
-    spoilt = dataclasses.replace(state, params=jax.tree.map(jnp.zeros_like, state.params))
-    np.testing.assert_array_equal(evaluate(spoilt.eval_variables, batch)["landmarks"], expected)
-    plain = dataclasses.replace(spoilt, ema={})
-    assert np.abs(evaluate(plain.eval_variables, batch)["landmarks"] - expected).max() > 0.01
+    for found, mean, last in zip(
+        *map(jax.tree.leaves, (state.eval_variables, expected, state.variables)), strict=True
+    ):
+        np.testing.assert_allclose(found, mean, rtol=1e-4, atol=1e-5)
+        assert np.abs(found - np.array(last)).max() > 0
+    assert dataclasses.replace(state, ema={}).eval_variables == state.variables
 
 
 def test_given_values_are_where_training_starts():
     bias = np.arange(196, dtype=np.float32)
-    state = ema_state({"params": {"head": {"points": {"bias": bias}}}})
-    np.testing.assert_array_equal(state.params["head"]["points"]["bias"], bias)
-    np.testing.assert_array_equal(state.ema["params"]["head"]["points"]["bias"], bias)
-    kernel = make_state().params["head"]["points"]["kernel"]
-    np.testing.assert_array_equal(state.params["head"]["points"]["kernel"], kernel)
+    state = make_state(with_ema=True, given={"params": {"head": {"points": {"bias": bias}}}})
+    plain = make_state().params["head"]["points"]
+    for params in (state.params, state.ema["params"]):
+        np.testing.assert_array_equal(params["head"]["points"]["bias"], bias)
+        np.testing.assert_array_equal(params["head"]["points"]["kernel"], plain["kernel"])
     with pytest.raises(ValueError, match="leaves that the network has not"):
-        ema_state({"params": {"haed": {"bias": bias}}})
+        make_state(given={"params": {"haed": {"bias": bias}}})
 
 
 def test_a_network_of_uncertainty_learns_the_size_of_its_errors():
@@ -249,48 +182,39 @@ def test_a_network_of_uncertainty_learns_the_size_of_its_errors():
     state = create_train_state(model, adam, jax.random.key(1), SIZE, replicated(), given=middle)
     rng = np.random.default_rng(0)
     spread = np.where(np.arange(98) < 49, 0.3, 3.0)[:, None]
+    batch = make_batch()
+    batch["image"] = np.zeros_like(batch["image"])
     for _ in range(150):
-        batch = make_batch()
-        batch["image"] = np.zeros_like(batch["image"])
         batch["landmarks"] = (16 + rng.laplace(0, 1, (16, 98, 2)) * spread).astype(np.float32)
-        state, _ = step(state, split_over_devices(batch, 8))
+        state, _ = step(state, put_on_devices(batch))
     output = steps.pmap_eval_step(model, loss)(state.variables, put_on_devices(batch))
-    assert output["scale"].shape == (8, 2, 98)
     scale = np.asarray(output["scale"]).reshape(16, 98).mean(axis=0)
     assert np.median(scale[:49]) == pytest.approx(0.3, rel=0.3)
     assert np.median(scale[49:]) == pytest.approx(3.0, rel=0.3)
 
 
-def kink_loss(outputs, landmarks):
+def kink_loss(outputs, batch):
     """Zero everywhere, without a slope: a gradient that is not finite under a loss that is."""
     predictions = outputs["landmarks"]
     return jnp.sqrt(jnp.abs(predictions - jax.lax.stop_gradient(predictions))).sum((-2, -1))
 
 
-def too_large_loss(outputs, landmarks):
-    return FACE_LOSS(outputs, landmarks) * jnp.inf
+def too_large_loss(outputs, batch):
+    return FACE_LOSS(outputs, batch) * jnp.inf
 
 
 @pytest.mark.parametrize("face_loss", [kink_loss, too_large_loss])
 def test_a_step_that_is_not_finite_changes_the_step_alone(face_loss):
-    schedule = optax.constant_schedule(1e-3)
-    batch = put_on_devices(make_batch())
-    after = {}
-    for skip in (False, True):
-        step = steps.pmap_train_step(make_model(), ADAM, face_loss, schedule, skip_nonfinite=skip)
-        after[skip], scalars = step(fresh_state(), batch)
-        assert not np.isfinite([scalars["loss"], scalars["gradient_norm"]]).all()
-    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after[False].params))
-    assert after[True].step == make_state().step + 1
-    kept = dataclasses.replace(after[True], step=make_state().step)
-    jax.tree.map(np.testing.assert_array_equal, kept, make_state())
+    step = make_step(face_loss, skip_nonfinite=True)
+    after, scalars = step(make_state(), put_on_devices(make_batch()))
+    assert not np.isfinite([scalars["loss"], scalars["gradient_norm"]]).all()
+    assert int(after.step) == 1
+    before = make_state()
+    kept = dataclasses.replace(after, step=before.step)
+    jax.tree.map(np.testing.assert_array_equal, kept, before)
 
 
 def test_to_skip_changes_no_step_that_is_finite():
-    schedule = optax.constant_schedule(1e-3)
     batch = put_on_devices(make_batch())
-    states = []
-    for skip in (False, True):
-        step = steps.pmap_train_step(make_model(), ADAM, FACE_LOSS, schedule, skip_nonfinite=skip)
-        states.append(step(fresh_state(), batch)[0])
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *states)
+    states = [make_step(skip_nonfinite=skip)(make_state(), batch)[0] for skip in (False, True)]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *states)
