@@ -12,6 +12,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from flm_jax.runtime.log import outlive_log
 from flm_jax.runtime.signals import exit_on_signals
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -58,8 +59,11 @@ def main(_: list[str]) -> None:
             overrides = config_flags.get_override_values(flags.FLAGS["config"])
             config = weights.trained_config(workdir, overrides)
         mode.run(config, workdir, **given)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        text = str(error)
+        if isinstance(error, OSError):  # A full disk, mostly.
+            text = f"{error.filename or workdir}: {error.strerror or error}"
+        print(f"error: {text}", file=sys.stderr)
         processes.leave(1)
 
 
@@ -79,5 +83,6 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    outlive_log()
     with exit_on_signals("there is nothing to save"):
         app.run(main, flags_parser=_parse_flags)

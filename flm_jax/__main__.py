@@ -8,6 +8,7 @@ from flm_jax.errors import InputError
 from flm_jax.inference import exported, pipeline
 from flm_jax.inference.detector import load_detector
 from flm_jax.inference.predictor import LandmarkPredictor
+from flm_jax.runtime.log import outlive_log
 from flm_jax.runtime.signals import exit_on_signals
 
 
@@ -91,5 +92,6 @@ def _share(text: str) -> float:
 
 
 if __name__ == "__main__":
+    outlive_log()
     with exit_on_signals("nothing is written yet"):
         main()

@@ -39,6 +39,7 @@ def base_config() -> ConfigDict:
     config.num_epochs = 1
     config.ema_decay = 0.0  # of the averaged weights that validation and evaluation use; 0: none
     config.on_nonfinite = "stop"  # at a loss or gradient that is not finite; or skip the step
+    config.on_new_schedule = "stop"  # or continue, where more epochs change a resumed run's rate
     config.compilation_cache = ""  # <workdir>/compilation_cache; or another folder, or off
 
     config.data = ConfigDict()

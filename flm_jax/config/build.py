@@ -270,6 +270,33 @@ def build_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
     return _call("schedule", optimizer.make_schedule, config.schedule, num_steps=num_steps)
 
 
+def schedule_change(
+    old: ConfigDict, config: ConfigDict, step: int, steps_per_epoch: int
+) -> str | None:
+    """How the learning rate after `step` differs from that of the config so far; None if not.
+
+    Raises:
+        InputError: it does, and `on_new_schedule` does not accept that.
+    """
+    rates = [
+        float(build_schedule(each, each.num_epochs * steps_per_epoch)(step))
+        for each in (old, config)
+    ]
+    if abs(rates[0] - rates[1]) <= 1e-6 * config.schedule.learning_rate:
+        return None
+    change = (
+        f"num_epochs: {old.num_epochs} -> {config.num_epochs} changes the learning rate after step "
+        f"{step} from {rates[0]:.3g} to {rates[1]:.3g}, as schedule.name={config.schedule.name} "
+        "covers all epochs"
+    )
+    if config.on_new_schedule == "stop":
+        raise InputError(
+            f"{change}; --config.on_new_schedule=continue accepts that, or train anew in another "
+            "--workdir"
+        )
+    return change
+
+
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimiser that follows the schedule."""
     return _call("optimizer", optimizer.make_optimizer, config.optimizer, schedule=schedule)

@@ -74,6 +74,7 @@ _INTERVALS = {
 
 _CHOICES = {
     "on_nonfinite": ("stop", "skip"),
+    "on_new_schedule": ("stop", "continue"),
     "data.box": BOXES,
     "evaluate.boxes": BOXES,
     "model.dtype": ("float32", "bfloat16"),
@@ -84,6 +85,7 @@ _CHOICES = {
 # What the result of a run does not depend on, so that it may change when the run continues.
 _FREE_ON_RESTART = (
     "on_nonfinite",
+    "on_new_schedule",
     "compilation_cache",
     "data.max_unreadable",
     "data.root",
@@ -96,6 +98,14 @@ _FREE_ON_RESTART = (
     "predict",
     "benchmark",
     "num_epochs",
+)
+# What each process of a run may have of its own.
+_FREE_IN_PROCESSES = (
+    "compilation_cache",
+    "data.root",
+    "data.prepared",
+    "data.num_workers",
+    "data.num_threads",
 )
 # What decides the function that trained weights compute.
 _FIXED_IN_EVALUATION = (
@@ -210,6 +220,12 @@ def check_evaluation(old: dict[str, Any], config: ConfigDict, workdir: Path) -> 
         if _is_under(key, _FIXED_IN_EVALUATION)
     ]
     _refuse(differing, workdir, "evaluate with the values that it was trained with")
+
+
+def shared(config: ConfigDict) -> dict[str, Any]:
+    """What all processes of a run have to have alike, by flat keys."""
+    flat = _flat(as_json(config))
+    return {key: value for key, value in flat.items() if not _is_under(key, _FREE_IN_PROCESSES)}
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

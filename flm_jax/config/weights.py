@@ -14,7 +14,7 @@ from flm_jax.config.base import base_config
 from flm_jax.errors import InputError
 from flm_jax.models.network import LandmarkRegressor, variable_shapes
 from flm_jax.runtime.devices import gathered, put_on_devices, replicated
-from flm_jax.runtime.restore import SavedCheckpoints
+from flm_jax.runtime.restore import DamagedError, SavedCheckpoints
 from flm_jax.training.step import pmap_eval_step
 
 # As `inference.predictor` has it.
@@ -36,7 +36,7 @@ class Weights(NamedTuple):
 
 
 def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) -> Weights:
-    """The weights of a checkpoint, on all devices.
+    """The weights of a checkpoint, on all devices; of a newer one where a training replaces it.
 
     Args:
         workdir: where the training wrote.
@@ -46,14 +46,22 @@ def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) ->
     Raises:
         InputError: there is no such checkpoint, it does not fit, or it is damaged.
     """
-    with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
-        step = checkpoints.find(which)
-        stored = schema.upgraded(checkpoints.config(step), workdir)
-        if config is not None:
-            schema.check_evaluation(schema.as_json(stored), config, workdir)
-        shapes = variable_shapes(build.build_model(stored), stored.data.image_size)
-        variables = checkpoints.restore_weights(step, shapes, replicated())
-    return Weights(step, stored, variables)
+    while True:
+        with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
+            step = checkpoints.find(which)
+            try:
+                return _load(checkpoints, step, workdir, config)
+            except DamagedError:
+                if checkpoints.is_there(step):
+                    raise
+
+
+def _load(checkpoints, step, workdir, config):
+    stored = schema.upgraded(checkpoints.config(step), workdir)
+    if config is not None:
+        schema.check_evaluation(schema.as_json(stored), config, workdir)
+    shapes = variable_shapes(build.build_model(stored), stored.data.image_size)
+    return Weights(step, stored, checkpoints.restore_weights(step, shapes, replicated()))
 
 
 def trained_config(workdir: Path, given: Mapping[str, Any]) -> ConfigDict:

@@ -30,7 +30,8 @@ class BatchReader:
     0, or -1 where it is unknown), image_from_crop f32[b, 2, 3], index i32[b] (the row), mask f32[b]
     and unreadable bool[b]. Where image_from_crop flips, landmark i is landmark MIRROR[i] of the
     record. Padding is zero, with index -1 and mask 0; a sample whose image cannot be read is zero,
-    and unreadable.
+    and unreadable. In training it has the image of another of its batch, so that batch norm sees
+    faces alone.
 
     Attributes:
         sampler: the rows of every step.
@@ -108,6 +109,15 @@ class BatchReader:
                 crop, covers = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
                 _hide(samples["visible"][i], samples["landmarks"][i], covers)
             normalise(crop, out=samples["image"][i])
+        if isinstance(self.sampler, TrainingSampler):
+            self._fill_unreadable(len(steps), samples["image"], samples["unreadable"])
+
+    def _fill_unreadable(self, num_steps, images, unreadable):
+        """Gives each unreadable sample the image of one of its batch that is readable."""
+        images = images.reshape(num_steps, -1, *images.shape[1:])
+        for batch, broken in zip(images, unreadable.reshape(num_steps, -1), strict=True):
+            if broken.any() and not broken.all():
+                batch[broken] = batch[np.argmin(broken)]
 
     def _crop_maps(self, steps, rows, records):
         """The generator (None without augmentation) and the map crop_from_image of each face."""

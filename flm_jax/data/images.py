@@ -1,6 +1,7 @@
 """Reads image files. NumPy and OpenCV, on the host."""
 
 import os
+import re
 
 import cv2
 import numpy as np
@@ -12,6 +13,10 @@ from flm_jax.errors import InputError
 
 MAX_FILE_SIZE = 2**28  # bytes
 _MAX_SIDE = 32_766  # pixels; OpenCV 4 warps nothing larger
+
+# A JPEG's marker that begins a segment or ends the image. Not: stuffed zeros, fill bytes, restarts.
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
+_END, _SCAN = 0xD9, 0xDA
 
 
 class ImageError(InputError):
@@ -47,12 +52,8 @@ def read_image(path: str, place: str, *, upright: bool = False) -> UInt8[ndarray
         raise ImageError(f"{place}: can't be read: {error.strerror}") from None
     if not content:
         raise ImageError(f"{place}: the file is empty")
-    # libjpeg fills the missing part of a truncated file with grey. In a whole file no scan follows
-    # the last end marker.
-    if content.startswith(b"\xff\xd8"):
-        end = content.rfind(b"\xff\xd9")
-        if content.find(b"\xff\xda", max(end, 0)) >= 0:
-            raise ImageError(f"{place}: the JPEG is truncated ({len(content)} bytes)")
+    if content.startswith(b"\xff\xd8") and _is_truncated(content):
+        raise ImageError(f"{place}: the JPEG is truncated ({len(content)} bytes)")
     try:
         orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | orientation)
@@ -66,3 +67,20 @@ def read_image(path: str, place: str, *, upright: bool = False) -> UInt8[ndarray
             f"{place}: {width} x {height} px; reduce its longer side to {_MAX_SIDE} px"
         )
     return np.asarray(image)
+
+
+def _is_truncated(jpeg: bytes) -> bool:
+    """Whether the file ends within a scan of its first image, whose rest libjpeg fills with grey.
+
+    Segments are skipped, as a thumbnail in one has markers of its own; what follows the image, such
+    as the video of a motion photo, is not looked at.
+    """
+    position, scans = 2, False
+    while marker := _MARKER.search(jpeg, position):
+        code = marker[1][0]
+        if code == _END:
+            return False
+        scans = scans or code == _SCAN
+        length = int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+        position = marker.end() + max(2, length)
+    return scans

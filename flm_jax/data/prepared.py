@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 import uuid
 import zlib
@@ -23,12 +24,13 @@ from flm_jax.data.prepared_face import FIX, UNREADABLE, Uses, encode_face
 from flm_jax.data.wflw import IMAGES, Record
 from flm_jax.data.workers import start_reading
 from flm_jax.errors import InputError
-from flm_jax.runtime.partial_folder import partial_folder, partial_name
+from flm_jax.runtime.partial_folder import landing, partial_folder, partial_name
 
 INDEX = "prepared.json"
 VERSION = 2  # of the index, the windows and the records
 
 _FACES_PER_SHARD = 1024
+_OWN = re.compile(rf"{re.escape(INDEX)}|faces-[0-9a-f]{{8}}-\d{{5,}}\.array_record")
 _MAX_NAMED = 3  # images that a message names
 _KEYS = {"reach": "augmentation (reach)", "zoom": "augmentation (zoom)"}  # other than their names
 
@@ -61,11 +63,12 @@ def prepare(
         Whether the folder is complete; False after a stop.
 
     Raises:
-        InputError: `folder` holds something other than prepared faces.
+        InputError: `folder` holds something other than prepared faces, or can't be replaced.
     """
     folder, root = Path(folder), Path(root)
     if _is_current(folder, root, lists, uses):
         return True
+    folder = landing(folder)
     with partial_folder(folder) as partial:
         index = _cut_into(partial, root, lists, uses, num_threads, at_unreadable, stopped)
         if index is None:
@@ -139,7 +142,14 @@ def _is_current(folder, root, lists, uses) -> bool:
             f"data.prepared={folder}: holds something other than prepared faces. Name a new or "
             "empty folder"
         )
-    return not _compare(folder, root, lists, uses)[1]
+    if not _compare(folder, root, lists, uses)[1]:
+        return True
+    if others := sorted(path.name for path in folder.iterdir() if not _OWN.fullmatch(path.name)):
+        raise InputError(
+            f"data.prepared={folder}: holds {others[0]!a} beside faces that have to be cut anew. "
+            "Move it away, or name another folder"
+        )
+    return False
 
 
 def _compare(folder, root, lists, uses) -> tuple[dict[str, Any], list[str]]:
@@ -207,10 +217,26 @@ def _is_same_image(known, path) -> bool:
     return status.st_size == known[0] and _describe_image(path)[2] == known[2]
 
 
-def _cut_into(folder, root, lists, uses, num_threads, at_unreadable, stopped):
-    """Fills the folder with shards. Returns their index, or None after a stop."""
+@contextlib.contextmanager
+def _shard_writer(path: Path) -> Iterator[Any]:
+    """An ArrayRecord's writer, whose errors are OSErrors."""
     from array_record.python import array_record_module
 
+    try:
+        # The faces are compressed already, and read one at a time.
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        try:
+            yield writer
+        finally:
+            writer.close()
+    except RuntimeError as error:
+        if str(path) not in str(error):
+            raise
+        raise OSError(str(error).split(";")[0]) from error
+
+
+def _cut_into(folder, root, lists, uses, num_threads, at_unreadable, stopped):
+    """Fills the folder with shards. Returns their index, or None after a stop."""
     faces = [(name, row, record) for name in lists for row, record in enumerate(lists[name])]
     images: dict[str, list[int | None]] = {}
     shards: list[dict[str, Any]] = []
@@ -223,20 +249,18 @@ def _cut_into(folder, root, lists, uses, num_threads, at_unreadable, stopped):
         for start in range(0, len(faces), _FACES_PER_SHARD):
             chunk = faces[start : start + _FACES_PER_SHARD]
             path = folder / f"faces-{build}-{len(shards):05d}.array_record"
-            # The faces are compressed already, and read one at a time.
-            writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
             jobs = [pool.submit(_cut, root, uses, record) for _, _, record in chunk]
             try:
-                for (name, row, record), job in zip(chunk, jobs, strict=True):
-                    images[record.image_name], content = job.result()
-                    if content == UNREADABLE:
-                        at_unreadable(name, row)
-                    writer.write(content)
-                    bar.update()
-                    if stopped():
-                        return None
+                with _shard_writer(path) as writer:
+                    for (name, row, record), job in zip(chunk, jobs, strict=True):
+                        images[record.image_name], content = job.result()
+                        if content == UNREADABLE:
+                            at_unreadable(name, row)
+                        writer.write(content)
+                        bar.update()
+                        if stopped():
+                            return None
             finally:
-                writer.close()
                 for job in jobs:
                     job.cancel()
             shards.append({"file": path.name, "bytes": path.stat().st_size})

@@ -25,7 +25,7 @@ from flm_jax.data import wflw
 from flm_jax.data.workers import num_cores, start_worker
 from flm_jax.drawing.picture import DrawnFace, DrawnPicture, draw_picture, num_faces
 from flm_jax.errors import InputError
-from flm_jax.runtime.partial_folder import partial_folder
+from flm_jax.runtime.partial_folder import landing, partial_folder
 
 __all__ = ["SETTINGS", "VERSION", "DrawnFace", "DrawnPicture", "draw_dataset", "draw_picture"]
 
@@ -61,10 +61,11 @@ def draw_dataset(
             raise InputError(f"drawn faces: {name}={settings[name]}, expected at least {least}")
     if _is_reusable(root, settings):
         return
-    with partial_folder(root, "-".join(str(value) for value in settings.values())) as partial:
+    place = landing(root)
+    with partial_folder(place, "-".join(str(value) for value in settings.values())) as partial:
         _draw_into(partial, settings, num_cores() if workers is None else workers)
         try:
-            partial.rename(root)
+            partial.rename(place)
         except OSError:
             # Another run may have put the same folder there meanwhile.
             if not _is_reusable(root, settings):

@@ -31,7 +31,7 @@ _RUNTIME = {
 
 
 def write(folder: Path, files: Mapping[str, bytes], page: str) -> str | None:
-    """Writes the files beside the folder, then moves each into its place.
+    """Writes the files beside their places, then moves each into its place.
 
     Each file is replaced whole, and the descriptions last. A write that fails for want of space
     leaves the folder as it was.
@@ -50,7 +50,8 @@ def write(folder: Path, files: Mapping[str, bytes], page: str) -> str | None:
     vendor = Path(page, "vendor")
     problem = None
     try:
-        with partial_folder(folder) as partial:
+        # Within it: it may be a link, or a mount point, to which nothing can be moved from outside.
+        with partial_folder(folder / "files") as partial:
             for name, content in files.items():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 (partial / name).write_bytes(content)

@@ -1,5 +1,6 @@
 """Follows the faces of a video or of a camera, frame by frame."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,14 @@ from flm_jax.inference.outputs import Entry
 from flm_jax.inference.overlay import draw_face
 from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.inference.tracking import FaceTracker
+from flm_jax.runtime.quiet import quiet_standard_error
 from flm_jax.runtime.work_folder import write_atomically
 
 # Frames a second of a file that does not say, or of a camera's recording.
 _DEFAULT_RATE = 25.0
+
+# A rate beyond it is the unit of a container's times, not how often there is a frame.
+_MAX_RATE = 1000.0
 
 # By how many frames containers miscount without having lost anything.
 _MISCOUNTED = 2
@@ -67,11 +72,15 @@ def predict_video(
         nonlocal start
         writer = None
         for image in _frames(capture, received, expected):
-            now = len(entries) / rate if is_file else time.perf_counter() - start
+            if is_file:
+                told = capture.get(cv2.CAP_PROP_POS_MSEC)
+                now = frame_time(told, rate, entries[-1].time if entries else None)
+            else:
+                now = time.perf_counter() - start
             faces = tracker(image, now)
             entries.append(Entry(source.path, faces, len(entries), now))
             if overlay is not None:
-                writer = writer or _open_writer(overlay, rate, image)
+                writer = writer or _open_writer(source, overlay, rate, image)
                 for face in faces:
                     draw_face(image, face)
                 writer.write(image)
@@ -94,6 +103,11 @@ def predict_video(
         f"{source.path}: {count} frames, {per_second:.1f} a second; the detector ran on "
         f"{tracker.num_detections}"
     )
+    if is_file and source.overlay is not None and _is_varying(entries, rate):
+        say(
+            f"{source.path}: its frames come at a varying rate; landmarks.json has their times, "
+            f"and the overlay shows {rate:g} a second"
+        )
     if not any(entry.faces for entry in entries):
         say(f"{source.path}: no face found; --config.predict.threshold=0.3 accepts fainter ones")
     if not received and count < expected - _MISCOUNTED:
@@ -111,7 +125,7 @@ def _open(source: str) -> tuple[cv2.VideoCapture, float, int]:
             "that OpenCV does not know, or there is no such camera"
         )
     rate = capture.get(cv2.CAP_PROP_FPS)
-    rate = rate if np.isfinite(rate) and rate > 0 else _DEFAULT_RATE
+    rate = rate if 0 < rate <= _MAX_RATE else _DEFAULT_RATE
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if inputs.is_file(source) else 0
     return capture, rate, max(0, count)
 
@@ -129,9 +143,34 @@ def _frames(
             bar.update()
 
 
-def _open_writer(path: Path, rate: float, image: ndarray) -> cv2.VideoWriter:
+def frame_time(told: float, rate: float, last: float | None) -> float:
+    """The time of a frame in seconds: what its container tells, in milliseconds.
+
+    Where that is no number, or not later than the frame before at `last`, it follows by the rate.
+    """
+    now = told / 1000
+    if math.isfinite(now) and (now >= 0 if last is None else now > last):
+        return now
+    return 0.0 if last is None else last + 1 / rate
+
+
+def _is_varying(entries: Sequence[Entry], rate: float) -> bool:
+    """Whether a frame's time is off by more than a frame from that of a constant rate."""
+    times = np.array([entry.time for entry in entries])
+    return bool((np.abs(times - times[0] - np.arange(len(times)) / rate) > 1 / rate).any())
+
+
+def _open_writer(source: Input, path: Path, rate: float, image: ndarray) -> cv2.VideoWriter:
+    """An mp4 in H.264, which browsers play, or else in MPEG-4."""
     size = image.shape[1], image.shape[0]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-    if not writer.isOpened():
-        raise OSError(f"{path}: this OpenCV writes no mp4; --config.predict.overlays=False")
-    return writer
+    for codec in ("avc1", "mp4v"):
+        with quiet_standard_error():  # FFmpeg tells at length that it lacks an encoder.
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, size)
+        if writer.isOpened():
+            if codec == "mp4v":
+                say(
+                    f"{source.overlay}: in MPEG-4, which browsers do not play; this OpenCV has no "
+                    "encoder for H.264"
+                )
+            return writer
+    raise OSError(f"{path}: this OpenCV writes no mp4; --config.predict.overlays=False")

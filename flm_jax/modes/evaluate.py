@@ -15,7 +15,7 @@ from numpy import ndarray
 from flm_jax import geometry
 from flm_jax.config import build, schema
 from flm_jax.config.weights import load_weights
-from flm_jax.data import wflw
+from flm_jax.data import sampler, wflw
 from flm_jax.data.crop import crop_image, face_box
 from flm_jax.data.images import read_record_image
 from flm_jax.errors import InputError
@@ -32,6 +32,7 @@ from flm_jax.evaluation.report import (
 from flm_jax.inference import tta
 from flm_jax.landmarks import MIRROR
 from flm_jax.runtime import processes, work_folder
+from flm_jax.runtime.alike import check_alike
 from flm_jax.training.step import pmap_eval_step
 
 # launch.py passes the config that the weights were trained with, and the overrides.
@@ -56,11 +57,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
         InputError: the config, the data or the work folder can't be used.
     """
     schema.check(config)
+    check_alike({"--mode": "evaluate", **schema.shared(config)})
     build.enable_compilation_cache(config, workdir)
     step, _, variables = load_weights(workdir, str(config.evaluate.checkpoint), config)
     with processes.first_alone():
         splits = build.read_splits(config, workdir)
     records = build.select_split(config, workdir, splits)
+    check_alike({"step": step, f"the {config.evaluate.split} faces": sampler.fingerprint(records)})
     processes.say(build.describe_source(config, workdir))
 
     targets = np.stack([record.landmarks for record in records])

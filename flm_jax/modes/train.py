@@ -20,6 +20,7 @@ from flm_jax.evaluation import metrics, plots
 from flm_jax.evaluation.faces import predict_faces
 from flm_jax.modes import evaluate
 from flm_jax.runtime import processes, work_folder
+from flm_jax.runtime.alike import check_alike
 from flm_jax.runtime.checkpoint import Checkpoints, SaveError
 from flm_jax.runtime.devices import put_on_devices, replicated
 from flm_jax.runtime.processes import StopAgreement
@@ -37,22 +38,24 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
         SystemExit: with 128 + the signal, after SIGINT or SIGTERM and a checkpoint.
         InputError: the config, the data or the work folder can't be used.
+        OSError: a file can't be read or written.
     """
     schema.check(config)
+    check_alike({"--mode": "train", **schema.shared(config)})
     work_folder.make(workdir)
-    try:
-        with work_folder.only_run_in(workdir) if processes.is_first() else contextlib.nullcontext():
-            if processes.is_first():
-                work_folder.remove_litter(workdir)
-            _run(config, workdir)
-    except OSError as error:
-        raise InputError(f"{error.filename or workdir}: {error.strerror or error}") from error
+    with work_folder.only_run_in(workdir) if processes.is_first() else contextlib.nullcontext():
+        if processes.is_first():
+            work_folder.remove_litter(workdir)
+        _run(config, workdir)
 
 
 def _run(config: ConfigDict, workdir: Path) -> None:
     build.enable_compilation_cache(config, workdir)
     with processes.first_alone():
         splits = build.read_splits(config, workdir)
+    check_alike(
+        {f"the {name} faces": sampler.fingerprint(each) for name, each in splits._asdict().items()}
+    )
     build.select_split(config, workdir, splits)  # Fails now rather than after the training.
     keep = config.checkpoint
     checkpoints = Checkpoints(workdir, keep_last=keep.keep_last, keep_best=keep.keep_best)
@@ -243,7 +246,8 @@ def _initial_state(
     shapes = train_state_shapes(model, optimizer, size, with_ema)
     while (last := checkpoints.last_step()) is not None:
         try:
-            schema.check_restart(checkpoints.config(last), config, workdir)
+            old = checkpoints.config(last)
+            schema.check_restart(old, config, workdir)
             state, saved = checkpoints.restore(last, shapes, replicated())
         except DamagedError as error:
             place = checkpoints.set_aside(last)
@@ -254,6 +258,10 @@ def _initial_state(
                 "the training faces are not those of the checkpoint: the list has changed, and "
                 "with it the batches; restore the list, or choose another --workdir"
             )
+        rows = build.training_sampler(config, len(splits.training), len(splits.drawn))
+        old = schema.upgraded(old, workdir)
+        if change := build.schedule_change(old, config, last, rows.steps_per_epoch):
+            processes.say(change)
         return state, Progress(**saved)
     state = create_train_state(
         *(model, optimizer, jax.random.key(config.seed), size, replicated()),

@@ -5,7 +5,9 @@ loss. A restore returns exactly what was saved or raises DamagedError.
 """
 
 import contextlib
+import functools
 import math
+import re
 import shutil
 import threading
 import time
@@ -13,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from flm_jax.errors import InputError
-from flm_jax.runtime import scores
+from flm_jax.runtime import scores, work_folder
 from flm_jax.runtime.checksums import checksum, describe, leaves
 from flm_jax.runtime.devices import replicated
+from flm_jax.runtime.later_json import LaterJsonSave
 from flm_jax.runtime.restore import DamagedError, SavedCheckpoints, first_line
+
+_UNFINISHED = re.compile(r"\d+\.orbax-checkpoint-tmp(-\d+)?")
+_STEP = re.compile(r"\d+")
 
 
 class SaveError(InputError):
@@ -41,10 +48,12 @@ class Checkpoints(SavedCheckpoints):
     _hint = ""  # Training sets a damaged one aside.
 
     def __init__(self, workdir: Path, *, keep_last: int = 1, keep_best: int = 1):
+        work_folder.check_path(workdir)
         workdir = workdir.absolute()
+        # It may be a link to another disk, and `..` leads from where it points to.
         self._folder = workdir / "checkpoints"
         self._damaged = workdir / "damaged_checkpoints"
-        self._discarded = workdir / "discarded_checkpoints"
+        self._discarded = self._folder.resolve().with_name("discarded_checkpoints")
         self._keep_last, self._keep_best = keep_last, keep_best
         self._losses: dict[int, float] = {}
         # Orbax's own cleaning runs in a thread that outlives an early exit.
@@ -73,8 +82,9 @@ class Checkpoints(SavedCheckpoints):
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        arrays = {name: describe(leaf) for name, leaf in leaves(state).items()}
-        checksums = {"arrays": arrays, "crc32": checksum([progress, config, arrays])}
+        # On a CPU it would be the array's own memory, which the next step takes.
+        on_host = np.array if jax.default_backend() == "cpu" else np.asarray
+        arrays = {name: on_host(leaf) for name, leaf in leaves(state).items()}
         score = scores.score(validation_loss)
         self._losses[step] = score[scores.NAME]
         if jax.process_count() > 1:  # The mapped step leaves every process a copy of its own.
@@ -82,13 +92,10 @@ class Checkpoints(SavedCheckpoints):
             state = multihost_utils.host_local_array_to_global_array(
                 state, everywhere.mesh, everywhere.spec
             )
-        described = {
-            "progress": progress,
-            "config": config,
-            "checksums": checksums,
-            scores.NAME: score,
-        }
-        items = {name: ocp.args.JsonSave(content) for name, content in described.items()}
+        described = {"progress": progress, "config": config, scores.NAME: score}
+        items: Any = {name: ocp.args.JsonSave(content) for name, content in described.items()}
+        # They take half a second for 400 MB, in which the training goes on.
+        items["checksums"] = LaterJsonSave(functools.partial(_checksums, arrays, progress, config))
         with self._save_errors():
             self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), **items)
@@ -147,7 +154,7 @@ class Checkpoints(SavedCheckpoints):
             place = self._damaged / f"{step}_{number}"
         if jax.process_index() == 0:
             self._damaged.mkdir(exist_ok=True)
-            (self._folder / str(step)).rename(place)
+            shutil.move(self._folder / str(step), place)  # to another disk, too
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoint moved")
         self._manager.reload()
@@ -189,7 +196,7 @@ class Checkpoints(SavedCheckpoints):
         if jax.process_index() > 0:
             return
         for _ in range(50):
-            if not (leftovers := list(self._folder.glob("*.orbax-checkpoint-tmp*"))):
+            if not (leftovers := _named(self._folder, _UNFINISHED)):
                 return
             for leftover in leftovers:
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -199,7 +206,18 @@ class Checkpoints(SavedCheckpoints):
     def _remove_discarded(self, at_rest=False):
         """Removes what Orbax moved there; the folder too, where no save is in progress."""
         if jax.process_index() == 0 and self._discarded.is_dir():
-            for checkpoint in self._discarded.iterdir():
+            for checkpoint in _named(self._discarded, _STEP):
                 shutil.rmtree(checkpoint, ignore_errors=True)
             if at_rest:
-                shutil.rmtree(self._discarded, ignore_errors=True)
+                with contextlib.suppress(OSError):  # A file of the user's may be there.
+                    self._discarded.rmdir()
+
+
+def _checksums(arrays, progress, config):
+    described = {name: describe(values) for name, values in arrays.items()}
+    return {"arrays": described, "crc32": checksum([progress, config, described])}
+
+
+def _named(folder: Path, pattern: re.Pattern) -> list[Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in paths if pattern.fullmatch(path.name)]

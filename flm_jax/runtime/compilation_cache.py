@@ -1,12 +1,14 @@
 """Compiled programs on disk, so that a restart need not compile again."""
 
 import contextlib
+import re
 import zlib
 from pathlib import Path
 
 import jax
 
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_ENTRY = re.compile(r".+-[0-9a-f]{64}-cache")  # a program's name and hash
 
 
 def enable(folder: Path) -> None:
@@ -19,7 +21,9 @@ def enable(folder: Path) -> None:
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.glob("*-cache"):
+    for entry in folder.iterdir():
+        if not _ENTRY.fullmatch(entry.name):
+            continue
         # Another process may have removed it just now.
         with contextlib.suppress(FileNotFoundError):
             if not _is_whole(entry.read_bytes()):

@@ -1,12 +1,34 @@
 """A folder that appears whole or not at all: filled beside its place under another name."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from flm_jax.errors import InputError
+
+
+def landing(root: Path) -> Path:
+    """Where a folder has to be renamed to in order to become `root`: links are followed.
+
+    Raises:
+        InputError: nothing can be renamed to it, as it is a mount point.
+    """
+    place = root.resolve()
+    if place.is_dir():
+        try:
+            place.rename(place / "itself")  # Never possible, and a mount point says why.
+        except OSError as error:
+            if error.errno in (errno.EXDEV, errno.EBUSY):
+                raise InputError(
+                    f"{root}: is a mount point, which can't be replaced; name a folder in it"
+                ) from None
+    return place
 
 
 @contextlib.contextmanager
@@ -17,8 +39,9 @@ def partial_folder(root: Path, resume: str | None = None) -> Iterator[Path]:
 
     Args:
         root: the folder that shall appear.
-        resume: names what the folder will hold. A folder of that name is kept when filling it
-            fails, and is handed out again, with what it holds, unless another process fills it.
+        resume: names what the folder will hold, by numbers with - between them. A folder of that
+            name is kept when filling it fails, and is handed out again, with what it holds, unless
+            another process fills it.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     kept = root.parent / f".{root.name}.{resume}.partial" if resume else None
@@ -58,8 +81,9 @@ def _hold(partial: Path) -> int | None:
 
 
 def _remove_abandoned(root: Path, kept: Path | None) -> None:
-    for partial in root.parent.glob(f".{root.name}.*.partial"):
-        if partial == kept:
+    own = re.compile(rf"\.{re.escape(root.name)}\.([0-9a-f]{{32}}|\d+(-\d+)+)\.partial")
+    for partial in root.parent.iterdir():
+        if partial == kept or not own.fullmatch(partial.name):
             continue
         with contextlib.suppress(OSError):  # Another process fills it, or removes it.
             held = os.open(partial, os.O_RDONLY)

@@ -1,7 +1,10 @@
 """Silences libraries that print what this program reports itself."""
 
+import contextlib
 import logging
+import os
 import sys
+from collections.abc import Iterator
 
 
 def quiet_libraries() -> None:
@@ -15,6 +18,20 @@ def quiet_libraries() -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _all_but_closed_loops
+
+
+@contextlib.contextmanager
+def quiet_standard_error() -> Iterator[None]:
+    """Drops what C libraries write to standard error."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _all_but_closed_loops(error):

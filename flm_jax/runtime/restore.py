@@ -8,8 +8,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from flm_jax.errors import InputError
-from flm_jax.runtime import scores
+from flm_jax.runtime import scores, work_folder
 from flm_jax.runtime.checksums import checksum, describe, differences, leaves, shape
+from flm_jax.runtime.later_json import LaterJsonHandler, LaterJsonRestore
 
 
 class DamagedError(InputError):
@@ -25,12 +26,13 @@ class SavedCheckpoints:
         workdir: the work folder.
 
     Raises:
-        InputError: it holds no checkpoints.
+        InputError: it holds no checkpoints, or they can't be read from a path such as its own.
     """
 
     _hint = "; evaluate.checkpoint can name another one"
 
     def __init__(self, workdir: Path):
+        work_folder.check_path(workdir)
         self._folder = workdir.absolute() / "checkpoints"
         if not self._folder.is_dir():
             raise self._none_found()
@@ -40,6 +42,10 @@ class SavedCheckpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+    def is_there(self, step: int) -> bool:
+        """Whether the checkpoint is still there: a training may replace it at any moment."""
+        return (self._folder / str(step)).is_dir()
 
     def is_validated(self, step: int) -> bool:
         """Whether the checkpoint has a validation loss."""
@@ -126,7 +132,7 @@ class SavedCheckpoints:
                 "state": ocp.PyTreeCheckpointHandler(),
                 "progress": ocp.JsonCheckpointHandler(),
                 "config": ocp.JsonCheckpointHandler(),
-                "checksums": ocp.JsonCheckpointHandler(),
+                "checksums": LaterJsonHandler(),
                 scores.NAME: ocp.JsonCheckpointHandler(scores.FILE),
             },
         )
@@ -138,8 +144,8 @@ class SavedCheckpoints:
 
     def _read(self, step):
         """The verified items of a checkpoint beside the arrays."""
-        names = ("progress", "config", "checksums")
-        items = self._restore(step, **{name: ocp.args.JsonRestore() for name in names})
+        json = ocp.args.JsonRestore()
+        items = self._restore(step, progress=json, config=json, checksums=LaterJsonRestore())
         try:
             sums = items["checksums"]
             whole = [items["progress"], items["config"], sums["arrays"]]

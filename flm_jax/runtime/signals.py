@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from flm_jax.runtime.log import write_error
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # `timeout` sends a signal to its command and again to the group that both are in.
@@ -33,7 +35,7 @@ def exit_on_signals(remark: str) -> Iterator[None]:
     """Ends the process at the first SIGINT or SIGTERM with 128 + its number, and a remark."""
 
     def leave(number: int) -> None:
-        os.write(2, f"\nstopped by {signal.Signals(number).name}: {remark}\n".encode())
+        write_error(f"\nstopped by {signal.Signals(number).name}: {remark}\n")
         os._exit(128 + number)
 
     with _handled(leave):

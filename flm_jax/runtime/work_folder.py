@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,19 +13,38 @@ from flm_jax.errors import InputError
 
 LOCK = "lock"
 
+# What `write_atomically` names a file until it is whole.
+_UNFINISHED = re.compile(r"\.flm_jax-(\d{1,7})-.+", re.DOTALL)
+
+# Orbax expands the path of a checkpoint as a pattern, and TensorStore takes a backslash for a slash
+# and UTF-8 alone.
+_NOT_IN_PATHS = re.compile(r"[*?[\\\ud800-\udfff]")
+
 
 def make(workdir: Path) -> None:
     """Creates the work folder; raises InputError where that is impossible."""
+    check_path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--workdir={workdir}: can't be made: {error.strerror}") from None
 
 
+def check_path(workdir: Path) -> None:
+    """Raises InputError for a folder whose checkpoints could not be read back."""
+    path = str(workdir.absolute())
+    if strange := _NOT_IN_PATHS.search(path):
+        raise InputError(
+            f"--workdir={path!a}: checkpoints can't be read back from a path with {strange[0]!a} "
+            "in it; rename the folder, or name a link to it"
+        )
+
+
 def remove_litter(workdir: Path) -> None:
     """Removes unfinished files of `write_atomically` whose processes were killed."""
-    for path in workdir.glob(".[0-9]*.*"):
-        if not _is_alive(int(path.name.split(".")[1])):
+    for path in workdir.iterdir():
+        name = _UNFINISHED.fullmatch(path.name)
+        if name and path.is_file() and not _is_alive(int(name[1])):
             path.unlink(missing_ok=True)
 
 
@@ -74,7 +94,7 @@ def _owner(file: int) -> str:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a path beside `path` and renames: `path` is never half-written."""
-    new = path.with_name(f".{os.getpid()}.{path.name}")
+    new = path.with_name(f".flm_jax-{os.getpid()}-{path.name}")
     try:
         write(new)
         os.replace(new, path)

@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 from flm_jax.errors import InputError
 
 _LOG = "metrics.jsonl"
+_EVENTS_END = ".flm_jax"  # of the names of our own
 
 
 class MetricsWriter:
@@ -36,10 +37,10 @@ class MetricsWriter:
         replacement = workdir / (_LOG + ".new")
         replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(replacement, workdir / _LOG)
-        for events in workdir.glob("events.out.tfevents.*"):
+        for events in workdir.glob(f"events.out.tfevents.*{_EVENTS_END}"):
             events.unlink()
         self._log = open(workdir / _LOG, "a", buffering=1)  # noqa: SIM115 (closed by `close`)
-        self._events = EventsWriter(str(workdir / "events"))
+        self._events = EventsWriter(str(workdir / "events"), _EVENTS_END)
         for row in kept:
             self._write_events(row)
         self._events.flush()
@@ -68,13 +69,23 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     path = workdir / _LOG
     if not path.exists():
         return []
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors="replace").splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            # A killed run may leave its last line unfinished.
-            if number < len(lines):
-                raise InputError(f"{path}:{number}: no JSON ({error}); mend or remove it") from None
+            row, reason = json.loads(line), "no numbers by their names, with a step"
+        except (ValueError, RecursionError) as error:
+            row, reason = None, f"no JSON ({error})"
+        if _is_row(row):
+            rows.append(row)
+        elif number < len(lines):  # A killed run may leave its last line unfinished.
+            raise InputError(f"{path}:{number}: {reason}; mend or remove it")
     return rows
+
+
+def _is_row(row):
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("step"), int)
+        and all(isinstance(value, int | float) for value in row.values())
+    )

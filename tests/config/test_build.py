@@ -117,3 +117,22 @@ def test_pretrained_weights_that_are_not_there_are_named(config, train_records):
     config.model.pretrained = "gone.safetensors"
     with pytest.raises(InputError, match="model.pretrained=gone.safetensors: no such file"):
         build.starting_values(config, build.build_model(config), train_records)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "step", "said"),
+    [
+        ("cosine", 96, 480, "num_epochs: 48 -> 96 changes the learning rate after step 480 from 0"),
+        ("cosine", 96, 100, "num_epochs: 48 -> 96 changes the learning rate after step 100 from"),
+        ("cosine", 48, 480, None),
+        ("constant", 96, 480, None),
+    ],
+)
+def test_a_longer_training_says_how_its_learning_rate_jumps(config, name, epochs, step, said):
+    config.num_epochs, config.on_new_schedule = 48, "continue"
+    with config.unlocked():
+        config.schedule = {"name": name, "learning_rate": 1e-3}
+        if name == "cosine":
+            config.schedule.update({"warmup": 0.1, "final": 0.0})
+    found = build.schedule_change(config, change(config, "num_epochs", epochs), step, 10)
+    assert said is found is None or found.startswith(f"{said} ")

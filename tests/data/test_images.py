@@ -43,10 +43,41 @@ def with_thumbnail(jpeg):
     return jpeg[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + jpeg[2:]
 
 
-@pytest.mark.parametrize("change", [with_thumbnail, lambda jpeg: jpeg + b"trailing"])
+def with_fill_bytes(jpeg):
+    """Any marker may have more than one 0xff before it: that of the end, and of a scan here."""
+    start = jpeg.index(b"\xff\xda")
+    return jpeg[:start] + b"\xff\xff" + jpeg[start:-2] + b"\xff\xff\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_thumbnail,
+        with_fill_bytes,
+        lambda jpeg: jpeg + b"trailing",
+        lambda jpeg: jpeg + b"\x00\x00\x00\x18ftypmp42 and \xff\xda in the video of a motion photo",
+        lambda jpeg: jpeg + with_thumbnail(jpeg)[:-100],
+    ],
+)
 def test_other_bytes_in_a_whole_jpeg_do_no_harm(tmp_path, jpeg, change):
     (tmp_path / "face.jpg").write_bytes(change(jpeg))
     assert read(tmp_path / "face.jpg").shape == (80, 80, 3)
+
+
+@pytest.mark.parametrize(
+    "flag", [cv2.IMWRITE_JPEG_PROGRESSIVE, cv2.IMWRITE_JPEG_RST_INTERVAL, cv2.IMWRITE_JPEG_OPTIMIZE]
+)
+def test_every_kind_of_jpeg_is_read_whole_and_refused_where_any_of_its_scans_ends(tmp_path, flag):
+    noise = np.random.default_rng(1).integers(0, 255, (80, 80, 3), dtype=np.uint8)
+    jpeg = cv2.imencode(".jpg", noise, [flag, 1])[1].tobytes()
+    path = tmp_path / "face.jpg"
+    path.write_bytes(jpeg + b"\xff\xda\xff")
+    assert read(path).shape == (80, 80, 3)
+    first = jpeg.index(b"\xff\xda") + 20
+    for size in (*np.linspace(first, len(jpeg) - 1, 20).astype(int), len(jpeg) - 2):
+        path.write_bytes(jpeg[:size])
+        with pytest.raises(ImageError, match="the JPEG is truncated"):
+            read(path)
 
 
 @pytest.mark.parametrize(

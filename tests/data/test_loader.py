@@ -196,6 +196,17 @@ def test_a_face_that_cannot_be_read_counts_for_nothing(train_records):
             assert not batch[name][~real].any()
 
 
+def test_batch_norm_sees_a_readable_face_in_place_of_one_that_cannot_be_read(train_records):
+    broken = unreadable_at({1, 6}, train_records[:8])
+    told = []
+    for batch in read(make_sampler(num_faces=8), broken, at_unreadable=told.append):
+        left_out = batch["mask"] == 0
+        for image in batch["image"][left_out]:
+            assert image.any()
+            assert (image == batch["image"][~left_out]).all(axis=(1, 2, 3)).any()
+    assert sorted(told) == [1, 1, 1, 6, 6, 6]
+
+
 def test_a_face_that_cannot_be_read_spoils_no_other_by_a_patch_of_it(train_records):
     """Though every face has a patch of another."""
     settings = {**OFF, "paste": {**OFF["paste"], "probability": 1.0}}

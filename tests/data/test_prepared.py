@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 
@@ -270,6 +271,38 @@ def test_what_is_current_or_of_something_else_is_kept_and_the_rest_replaced(
     with pytest.raises(InputError, match="holds something other than prepared faces"):
         prepare(tmp_path, faces_root, uses_of())
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(faces_root, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"write\(\) failed: File too large"):
+            prepare(tmp_path / "faces", faces_root, uses_of())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_file_beside_them_keeps_prepared_faces_from_being_replaced(faces_root, tmp_path):
+    folder = tmp_path / "faces"
+    prepare(folder, faces_root, uses_of())
+    (folder / "notes.txt").write_text("mine")
+    prepare(folder, faces_root, uses_of())
+    with pytest.raises(InputError, match="holds 'notes.txt' beside faces that have to be cut anew"):
+        prepare(folder, faces_root, uses_of(48))
+    assert (folder / "notes.txt").exists()
+    assert attach(folder, faces_root, uses_of())
+
+
+def test_a_link_to_a_folder_is_filled_and_stays(faces_root, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "faces").symlink_to(tmp_path / "disk", target_is_directory=True)
+    for size in (32, 48):
+        prepare(tmp_path / "faces", faces_root, uses_of(size))
+        assert attach(tmp_path / "faces", faces_root, uses_of(size))
+    assert (tmp_path / "faces").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "faces"}
 
 
 def test_a_stop_leaves_nothing_and_keeps_what_was(faces_root, tmp_path):

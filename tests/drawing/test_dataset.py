@@ -457,3 +457,12 @@ def test_heads_differ():
     assert marks.std(0)[33:].mean() > 0.01
     assert len({h.hair for h in heads}) >= 3
     assert len({h.skin for h in heads}) == 20
+
+
+def test_a_link_to_another_folder_is_filled_and_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "draw_picture", _blank)
+    (tmp_path / "faces").symlink_to(tmp_path / "disk", target_is_directory=True)
+    draw_dataset(tmp_path / "faces", train=1, test=1, seed=0, workers=0)
+    assert (tmp_path / "faces").is_symlink()
+    assert (tmp_path / "disk" / dataset.SETTINGS).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "faces"}

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from flm_jax.errors import InputError
 from flm_jax.inference import pipeline
 from flm_jax.inference.detector import Detections
 from flm_jax.inference.predictor import LandmarkPredictor
+from flm_jax.inference.video import frame_time
 from flm_jax.landmarks import MIRROR
 
 OFF = {"two_pass": False, "flip": False, "extra_crops": 0, "box_noise": 0.05}
@@ -224,6 +226,59 @@ def test_a_video_is_followed_frame_by_frame(predictor, clip, tmp_path, capsys):
     assert "8 frames, " in capsys.readouterr().out
     capture = cv2.VideoCapture(str(tmp_path / "overlays/a.mp4"))
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 8
+
+
+def with_pauses(mp4):
+    """The video with five times as long for each frame of its second half."""
+    at = mp4.index(b"stts") - 4
+    count, delta = struct.unpack(">II", mp4[at + 16 : at + 24])
+    half = count // 2
+    durations = struct.pack(">I4s6I", 32, b"stts", 0, 2, half, delta, count - half, 5 * delta)
+    mp4 = (mp4[:at] + durations + mp4[at + 24 :]).replace(b"edts", b"free")
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        at = mp4.index(parent) - 4
+        size = int.from_bytes(mp4[at : at + 4], "big") + 8
+        mp4 = mp4[:at] + size.to_bytes(4, "big") + mp4[at + 4 :]
+    return mp4
+
+
+def test_the_frames_of_a_varying_rate_have_the_containers_times(predictor, clip, tmp_path, capsys):
+    predict(predictor, clip, tmp_path, boxes="", detect=one_face)
+    assert "varying rate" not in capsys.readouterr().out
+    path = tmp_path / "b.mp4"
+    path.write_bytes(with_pauses((tmp_path / "overlays/a.mp4").read_bytes()))
+    entries = predict(predictor, path, tmp_path, boxes="", detect=one_face)
+    assert [entry["time"] for entry in entries] == [0, 0.04, 0.08, 0.12, 0.16, 0.36, 0.56, 0.76]
+    assert "come at a varying rate; landmarks.json has their times" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([0.0, 0.0, 0.0], [0, 0.04, 0.08]),  # Nothing is known.
+        ([-40.0, 40.0, 20.0, 200.0], [0, 0.04, 0.08, 0.2]),
+        ([float("nan"), float("inf"), 500.0], [0, 0.04, 0.5]),
+    ],
+)
+def test_times_rise_whatever_a_container_says(told, expected):
+    times = []
+    for milliseconds in told:
+        times.append(frame_time(milliseconds, 25.0, times[-1] if times else None))
+    assert times == pytest.approx(expected)
+
+
+def test_an_overlay_that_browsers_do_not_play_says_so(
+    predictor, clip, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(cv2.VideoWriter, "fourcc", lambda *code: cv2.VideoWriter_fourcc(*"mp4v"))
+    predict(predictor, clip, tmp_path, boxes="", detect=one_face)
+    assert "browsers do not play" not in capfd.readouterr().out
+    monkeypatch.undo()
+    predict(predictor, clip, tmp_path, boxes="", detect=one_face)
+    told = capfd.readouterr()
+    content = (tmp_path / "overlays/a.mp4").read_bytes()
+    assert (b"avc1" in content) != ("a.mp4: in MPEG-4, which browsers do not play" in told.out)
+    assert "h264" not in told.err
 
 
 def test_an_earlier_overlay_stays_until_the_video_is_done(predictor, clip, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from flm_jax.evaluation import metrics
 from flm_jax.evaluation.faces import predict_faces
 from flm_jax.evaluation.report import format_table
 from flm_jax.modes import evaluate
+from flm_jax.runtime.restore import SavedCheckpoints
 
 TTA = {"two_pass": True, "flip": True, "extra_crops": 1, "box_noise": 0.05}
 GROUPS = {
@@ -258,3 +260,22 @@ def test_box_errors_grow_from_boxes_of_the_stated_size(thorough):
     shift = figures["box_robustness"]["shift"]
     # Untrained weights predict the same point of any crop, which goes where the box goes.
     assert figures["nme"] < shift["10"] < shift["20"]
+
+
+def test_a_checkpoint_that_a_training_replaces_meanwhile_is_done_without(
+    faces_root, tmp_path, monkeypatch
+):
+    config = make_config(faces_root)
+    _, state = make_state(config)
+    save_state(tmp_path, config, state)
+    restore = SavedCheckpoints.restore_weights
+
+    def replaced(checkpoints, step, *arguments):
+        if step == 0:
+            save_state(tmp_path, config, dataclasses.replace(state, step=state.step + 7))
+            shutil.rmtree(tmp_path / "checkpoints" / "0", ignore_errors=True)
+        return restore(checkpoints, step, *arguments)
+
+    monkeypatch.setattr(SavedCheckpoints, "restore_weights", replaced)
+    assert load_weights(tmp_path, "best").step == 7
+    assert load_weights(tmp_path, "last").step == 7

@@ -1,5 +1,6 @@
 """The command line: what it refuses, and that every config runs."""
 
+import errno
 import importlib
 import json
 import math
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from support.launches import ROOT, launch, tiny
 
+import launch as program
 from flm_jax.config import build
 from flm_jax.data import wflw
-from flm_jax.modes import train
+from flm_jax.modes import preview, train
+from flm_jax.runtime import processes, quiet
 from flm_jax.training.state import train_state_shapes
 from flm_jax.training.step import pmap_train_step
 
@@ -28,6 +31,21 @@ from flm_jax.training.step import pmap_train_step
 )
 def test_a_wrong_command_is_refused_with_one_message(faces_root, tmp_path, argument, message):
     assert message in launch(*tiny(faces_root, tmp_path / "work"), argument, code=1)
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(preview, "run", fill)
+    monkeypatch.setattr(processes, "connect", lambda *_: None)
+    monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
+    program.flags.FLAGS(
+        ["launch.py", "--config=configs/demo.py", "--mode=preview", f"--workdir={tmp_path}"]
+    )
+    with pytest.raises(SystemExit, match="1"):
+        program.main([])
+    assert capsys.readouterr().err == f"error: {tmp_path}: No space left on device\n"
 
 
 def test_a_config_that_is_missing_is_refused():

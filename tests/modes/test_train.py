@@ -64,6 +64,20 @@ def test_the_best_epoch_is_kept_and_evaluated(faces_root, tmp_path, monkeypatch)
     assert load_evaluation(tmp_path)[0]["step"] == 4
 
 
+def test_a_jump_of_the_learning_rate_has_to_be_wanted(trained, faces_root, tmp_path, capsys):
+    """The demo's rate has come down to its end."""
+    workdir = tmp_path / "work"
+    shutil.copytree(trained, workdir)
+    config = make_config(faces_root)
+    config.batch_size, config.num_epochs, config.log.every_steps = 16, 5, 1
+    with pytest.raises(InputError, match="4 -> 5 changes .* --config.on_new_schedule=continue"):
+        train.run(config, workdir)
+    config.on_new_schedule = "continue"
+    train.run(config, workdir)
+    assert "4 -> 5 changes the learning rate after step 8 from" in capsys.readouterr().out
+    assert steps_in(workdir)[-1] == 10
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -5,6 +5,8 @@ import math
 import multiprocessing
 import resource
 import shutil
+import string
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import pytest
 from support.launches import steps_in
 
 from flm_jax.errors import InputError
+from flm_jax.runtime import checkpoint
 from flm_jax.runtime.checkpoint import Checkpoints, SaveError
 from flm_jax.runtime.devices import replicated
 from flm_jax.runtime.restore import DamagedError, SavedCheckpoints
@@ -64,6 +67,49 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
         assert a.sharding == replicated()
+
+
+@pytest.mark.parametrize("strange", [*"*?[\\", "\udcff"])
+def test_a_path_from_which_nothing_could_be_read_back_is_refused(tmp_path, strange):
+    for kind in (Checkpoints, SavedCheckpoints):
+        with pytest.raises(InputError, match="in it; rename the folder, or name a link to it"):
+            kind(tmp_path / f"a{strange}b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_other_character_may_stand_in_a_path(tmp_path):
+    name = "".join(c for c in string.printable + "é\u4e2d" if c not in "/*?[\\")
+    save(tmp_path / name, {3: 1.0})
+    with saved(tmp_path / name) as checkpoints:
+        checkpoints.restore(3, make_state(99), replicated())
+
+
+def test_checksums_are_computed_in_the_background_of_what_was_given(tmp_path, monkeypatch):
+    """The next step takes the memory of the state."""
+    gone, describe = threading.Event(), checkpoint.describe
+
+    def describe_later(leaf):
+        assert gone.wait(60)
+        return describe(leaf)
+
+    monkeypatch.setattr(checkpoint, "describe", describe_later)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        state = make_state(3)
+        checkpoints.save(state, {}, {})
+        step = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
+        jax.block_until_ready(step(state))
+        gone.set()
+    with saved(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(3, make_state(99), replicated())[0], make_state(3))
+
+
+def test_only_what_saves_have_left_is_removed(tmp_path):
+    own = ["checkpoints/20.orbax-checkpoint-tmp", "discarded_checkpoints/10"]
+    others = ["checkpoints/my.orbax-checkpoint-tmp-notes", "discarded_checkpoints/mine"]
+    for name in own + others:
+        (tmp_path / name).mkdir(parents=True)
+    with contextlib.closing(Checkpoints(tmp_path)):
+        assert [(tmp_path / name).exists() for name in own + others] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("with_ema", [False, True])

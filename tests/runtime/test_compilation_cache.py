@@ -1,5 +1,6 @@
 """In processes of their own: JAX looks for the cache once, at the first compilation."""
 
+import jax
 from support.launches import launch
 
 from flm_jax.runtime import compilation_cache
@@ -40,3 +41,11 @@ def test_every_program_is_kept_and_a_damaged_entry_is_compiled_again_once(tmp_pa
         middle = len(content) // 2
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         assert not compilation_cache._is_whole(flipped)
+
+
+def test_files_of_the_users_own_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    for name in (f"jit_f-{64 * '0'}-cache", "my-cache"):
+        (tmp_path / name).write_text("no program")
+    compilation_cache.enable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["my-cache"]

@@ -76,8 +76,10 @@ def test_a_training_removes_the_unfinished_files_of_killed_processes_as_it_start
     """Before anything else: this one finds no faces."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    kept = {f".{os.getppid()}.evaluation.json", "config.json", ".hidden", ".git.x"}
-    for name in (*kept, f".{ended.pid}.loss_curve.png"):
+    kept = {f".flm_jax-{os.getppid()}-evaluation.json", "config.json", ".hidden", ".git.x"}
+    # A user's own, and an editor's.
+    kept |= {".999999.notes.txt", ".1st.txt", ".2024.notes", ".2024-notes.md.swp", ".flm_jax-9"}
+    for name in (*kept, f".flm_jax-{ended.pid}-loss_curve.png"):
         (tmp_path / name).write_text("x")
     with pytest.raises(InputError, match="no such folder"):
         train.run(tiny_config(tmp_path / "nowhere"), tmp_path)

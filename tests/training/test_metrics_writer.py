@@ -37,10 +37,30 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
 
 
-def test_a_damaged_line_in_the_middle_is_not_hidden(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step"\n{"step": 2}\n')
-    with pytest.raises(InputError, match="metrics.jsonl:1: no JSON"):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"step"', "no JSON"),
+        (b"3", "no numbers by their names"),
+        (b'{"loss": 1.0}', "no numbers by their names"),
+        (b'{"step": 1, "loss": "low"}', "no numbers by their names"),
+        (b"\xff\xfe", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+    ],
+)
+def test_a_damaged_line_in_the_middle_is_not_hidden(tmp_path, line, message):
+    (tmp_path / "metrics.jsonl").write_bytes(line + b'\n{"step": 2}\n')
+    with pytest.raises(InputError, match=f"metrics.jsonl:1: {message}"):
         read_metrics(tmp_path)
+
+
+def test_events_of_another_program_stay(tmp_path):
+    write(tmp_path, 0, [1])
+    other = tmp_path / "events.out.tfevents.1700000000.host.1.0"
+    other.write_text("mine")
+    write(tmp_path, 1, [2])
+    assert other.read_text() == "mine"
+    assert len(list(tmp_path.glob("events.*"))) == 2
 
 
 def test_the_row_of_an_epoch_that_must_be_validated_again_is_cut_off(tmp_path):
