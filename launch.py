@@ -5,9 +5,11 @@ arrays in huge pages, which makes a train step about a tenth faster (ResNet-50, 
 """
 
 import importlib
+import os
 import pathlib
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -15,9 +17,19 @@ from ml_collections import config_flags
 from flm_jax.runtime.log import outlive_log
 from flm_jax.runtime.signals import exit_on_signals
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The recipe; --config.key=value changes one of its settings."
-)
+
+def _with_home(match: re.Match) -> str:
+    return match[1] + os.path.expanduser(match[2])
+
+
+# Shells know ~ only where a word begins.
+sys.argv[1:] = [re.sub("^(--?config=)(~.*)", _with_home, word) for word in sys.argv[1:]]
+try:
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "The recipe; --config.key=value changes one of its settings."
+    )
+except flags.Error as error:  # It reads --flagfile.
+    sys.exit(f"error: {str(error).removeprefix('ERROR:: ')}")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run writes; runs/<name of the config file> by default."
 )
@@ -39,7 +51,7 @@ flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
-    from flm_jax.config import weights
+    from flm_jax.config import schema, weights
     from flm_jax.errors import InputError
     from flm_jax.runtime import processes, quiet
 
@@ -47,22 +59,35 @@ def main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # app.run has set INFO.
         quiet.quiet_libraries()
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}").expanduser()
     try:
-        processes.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         mode = importlib.import_module(f"flm_jax.modes.{_MODE.value}")
-        given = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
+        processes.connect(
+            *(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value),
+            announced=getattr(mode, "SEVERAL_PROCESSES", False),
+        )
+        given = {
+            name: os.path.expanduser(flag.value)
+            for name, flag in _OPTIONS.items()
+            if flag.value is not None
+        }
         if given and _MODE.value != "predict":
             raise InputError(f"--{next(iter(given))} is for --mode predict")
         config = _CONFIG.value
         if getattr(mode, "CONFIG_OF_WEIGHTS", False):
             overrides = config_flags.get_override_values(flags.FLAGS["config"])
             config = weights.trained_config(workdir, overrides)
+        schema.expand_home(config)
         mode.run(config, workdir, **given)
     except (InputError, OSError) as error:
         text = str(error)
         if isinstance(error, OSError):  # A full disk, mostly.
             text = f"{error.filename or workdir}: {error.strerror or error}"
+        print(f"error: {text}", file=sys.stderr)
+        processes.leave(1)
+    except Exception as error:
+        if not (text := processes.lost_process(error)):
+            raise
         print(f"error: {text}", file=sys.stderr)
         processes.leave(1)
 
@@ -77,9 +102,19 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     except (SyntaxError, TypeError, ValueError) as error:
         sys.exit(f"error: a value of the config can't be read: {error}")
     except (AttributeError, KeyError) as error:
+        if _is_of_config_file(error):
+            raise
         # ml_collections wraps its message in the quotes of two exceptions.
         text = re.sub(r"\\n", ". ", re.sub(r"[\\]*'", "", str(error.args[0]))).strip('"')
         sys.exit(f"error: no such key in the config: {text}")
+
+
+def _is_of_config_file(error: Exception) -> bool:
+    """Whether the code of a config file has raised it, rather than an override's key."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = _is_of_config_file.__code__.co_filename
+    names = [code.co_name for code in codes if code.co_filename != own]
+    return "get_config" in names or "<module>" in names
 
 
 if __name__ == "__main__":

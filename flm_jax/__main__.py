@@ -1,6 +1,7 @@
 """Puts 98 points on the faces of photographs: `python -m flm_jax photo.jpg`. Needs no JAX."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,17 +21,34 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Writes landmarks.json, landmarks.csv and overlays/ into the output folder.",
     )
     parser.add_argument(
-        "input", nargs="?", help="an image, folder, glob in quotes, video or camera number"
+        "input",
+        nargs="?",
+        type=os.path.expanduser,
+        help="an image, folder, glob in quotes, video, stream (rtsp://...) or camera number",
     )
-    parser.add_argument("--output", default="landmarks", help="folder to write (%(default)s)")
     parser.add_argument(
-        "--boxes", default="", help="a file of face boxes, or image: each image is one face"
+        "--output",
+        default="landmarks",
+        type=os.path.expanduser,
+        help="folder to write (%(default)s)",
     )
     parser.add_argument(
-        "--network", default=exported.SHIPPED, metavar="FILE.onnx", help="another exported network"
+        "--boxes",
+        default="",
+        type=os.path.expanduser,
+        help="a file of face boxes, or image: each image is one face",
     )
-    parser.add_argument("--detector", default="centerface", help="or the ONNX file of a YuNet")
+    parser.add_argument(
+        "--network", default=exported.SHIPPED, type=os.path.expanduser, metavar="FILE.onnx",
+        help="another exported network",
+    )  # fmt: skip
+    parser.add_argument(
+        "--detector", default="centerface", type=os.path.expanduser, help="or a YuNet's ONNX file"
+    )
     parser.add_argument("--threshold", type=_share, default=0.5, help="least score of a face")
+    parser.add_argument(
+        "--side", type=int, default=0, help="px that images have for the detector; 0: by their size"
+    )
     parser.add_argument("--no-overlays", action="store_true", help="draw nothing")
     parser.add_argument("--two-pass", action="store_true", help="crop again around the points")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored face")
@@ -60,7 +78,7 @@ def _predict(given: argparse.Namespace) -> None:
     job = pipeline.plan(
         given.input, Path(given.output), boxes=given.boxes, overlays=not given.no_overlays
     )
-    detect = None if given.boxes else load_detector(given.detector, given.threshold)
+    detect = None if given.boxes else load_detector(given.detector, given.threshold, given.side)
     cutoff, beta = given.smoothing
     pipeline.run(
         job,

@@ -32,6 +32,14 @@ def add_margins(
     return box + _OUTWARDS * margins * sides
 
 
+def remove_margins(
+    box: Float[ndarray, "*n 4"], margins: Float[ndarray, "4"]
+) -> Float[ndarray, "*n 4"]:
+    """The boxes that `add_margins` makes `box` of."""
+    sides = 1 + margins[:2] + margins[2:]
+    return add_margins(box, -margins / np.tile(sides, 2))
+
+
 def margins_around(
     inner: Float[ndarray, "*n 4"], outer: Float[ndarray, "*n 4"]
 ) -> Float[ndarray, "*n 4"]:

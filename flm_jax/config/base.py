@@ -34,7 +34,7 @@ AUGMENTATION = {
 
 def base_config() -> ConfigDict:
     config = ConfigDict()
-    config.seed = 0  # of the weights, the split and the order of the faces
+    config.seed = 0  # of the weights, the order of the faces and their augmentation
     config.batch_size = 64  # over all devices of all processes
     config.num_epochs = 1
     config.ema_decay = 0.0  # of the averaged weights that validation and evaluation use; 0: none
@@ -50,6 +50,8 @@ def base_config() -> ConfigDict:
     config.data.drawn = ConfigDict({"train": 0, "test": 0, "seed": 0, "share": 0.0})
     config.data.drop_lines = ()  # of the training list, from 1; 1035 and 2748 are mislabelled
     config.data.validation_fraction = 0.2  # of the training images
+    config.data.split_seed = 0  # which of them
+    config.data.exif_upright = False  # whether the lists mean images turned as their EXIF says
     config.data.image_size = 224
     config.data.box = "rectangle"  # as annotated; or landmarks: the box of the true points
     config.data.crop = ConfigDict()
@@ -106,6 +108,7 @@ def base_config() -> ConfigDict:
     config.predict = ConfigDict()
     config.predict.detector = "centerface"  # of the extra `predict`; or a YuNet's ONNX file
     config.predict.threshold = 0.5  # the least score of a face
+    config.predict.side = 0  # px, of images for the detector; 0: 640, and large ones also halved
     config.predict.overlays = True  # whether images with points, boxes and axes are written
     config.predict.tta = ConfigDict(config.evaluate.tta.to_dict())
     config.predict.smoothing = ConfigDict()  # of a video's points: the one-euro filter

@@ -56,7 +56,7 @@ def read_lists(config: ConfigDict, workdir: Path) -> dict[str, list[wflw.Record]
     if config.data.drawn.train and not config.data.drawn.share:
         _draw(config, data_root(config, workdir))
     return {
-        name: wflw.read_list(data_root(config, workdir), name)
+        name: wflw.read_list(data_root(config, workdir), name, upright=config.data.exif_upright)
         for name in (wflw.TRAIN_LIST, wflw.TEST_LIST)
     }
 
@@ -74,7 +74,9 @@ def read_splits(config: ConfigDict, workdir: Path) -> Splits:
         uses = prepared_uses(config)
         lists = prepared.attach(data.prepared, data_root(config, workdir), lists, uses)
     train_list = wflw.drop_lines(lists[wflw.TRAIN_LIST], data.drop_lines)
-    training, validation = wflw.split_by_image(train_list, data.validation_fraction, config.seed)
+    training, validation = wflw.split_by_image(
+        train_list, data.validation_fraction, data.split_seed
+    )
     if not data.drawn.share:
         return Splits(training, validation, lists[wflw.TEST_LIST])
     _draw(config, workdir / "faces")
@@ -104,6 +106,7 @@ def prepared_uses(config: ConfigDict) -> Uses:
         crop=data.crop.to_dict(),
         reach=augmentation.largest_reach(augmentations),
         zoom=augmentation.largest_zoom(augmentations),
+        exif_upright=data.exif_upright,
     )
 
 
@@ -185,9 +188,9 @@ def evaluation_batches(
         flip: whether they are mirrored.
         at_unreadable: of `loader.batches`.
     """
-    rows = sampler.EvaluationSampler(
-        len(records), config.batch_size, jax.process_index(), jax.process_count()
-    )
+    # Padding fills a batch, so it may be as large as the devices need it.
+    size = -(-config.batch_size // jax.device_count()) * jax.device_count()
+    rows = sampler.EvaluationSampler(len(records), size, jax.process_index(), jax.process_count())
     return _batches(
         config,
         rows,

@@ -2,18 +2,17 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from flm_jax.config.base import base_config
 from flm_jax.data import augmentation
 from flm_jax.data.crop import BOXES
 from flm_jax.errors import InputError
-from flm_jax.runtime.devices import check_batch_size
 
 # Sections whose keys depend on the choice that `name` makes; what it builds checks them.
 _CHOSEN_BY_NAME = ("model.backbone", "model.head", "loss", "optimizer", "schedule")
@@ -30,6 +29,7 @@ _INTERVALS = {
     "data.drawn.share": "[0, 1)",
     "data.drop_lines": "[1, inf)",
     "data.validation_fraction": "(0, 1)",
+    "data.split_seed": "[0, 4294967295]",
     "data.image_size": "[32, 4096]",
     "data.crop.margin": "[-10000, 10000]",
     "data.crop.factor": "(0, 100]",
@@ -64,6 +64,7 @@ _INTERVALS = {
     "evaluate.tta.extra_crops": "[0, 1000]",
     "evaluate.tta.box_noise": "[0, 1]",
     "predict.threshold": "[0, 1]",
+    "predict.side": "[0, 8192]",
     "predict.tta.extra_crops": "[0, 1000]",
     "predict.tta.box_noise": "[0, 1]",
     "predict.smoothing.cutoff": "[0, inf)",
@@ -75,12 +76,14 @@ _INTERVALS = {
 _CHOICES = {
     "on_nonfinite": ("stop", "skip"),
     "on_new_schedule": ("stop", "continue"),
-    "data.box": BOXES,
-    "evaluate.boxes": BOXES,
+    "data.box": tuple(BOXES),
+    "evaluate.boxes": tuple(BOXES),
     "model.dtype": ("float32", "bfloat16"),
     "checkpoint.on_save_error": ("stop", "continue"),
     "benchmark.against": ("", "torch"),
 }
+
+_PATHS = ("compilation_cache", "data.root", "data.prepared", "model.pretrained", "predict.detector")
 
 # What the result of a run does not depend on, so that it may change when the run continues.
 _FREE_ON_RESTART = (
@@ -117,6 +120,13 @@ _FIXED_IN_EVALUATION = (
 )
 
 
+def expand_home(config: ConfigDict) -> None:
+    """Replaces ~ in the paths of a config by the home folder."""
+    flat = _flat(config.to_dict())
+    paths = {key: flat[key] for key in _PATHS if isinstance(flat.get(key), str)}
+    config.update_from_flattened_dict({key: os.path.expanduser(paths[key]) for key in paths})
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError for an unknown or missing key, or a value out of its range."""
     _check_keys(config.to_dict(), base_config().to_dict())
@@ -140,7 +150,6 @@ def check(config: ConfigDict) -> None:
     if which not in ("best", "last") and not which.isdecimal():
         raise InputError(f"evaluate.checkpoint={which}: expected best, last or a step")
     augmentation.check(config.data.augmentation.to_dict())
-    check_batch_size(config.batch_size, jax.device_count())
 
 
 def _check_keys(given, known, place=""):
@@ -184,7 +193,10 @@ def upgraded(stored: Any, workdir: Path) -> ConfigDict:
             f"{workdir}: trained by another version of this program{reason}; use that version, or "
             "train again with another --workdir"
         )
-    return ConfigDict(_filled(stored, default))
+    config = ConfigDict(_filled(stored, default))
+    if "data.split_seed" not in given:
+        config.data.split_seed = config.seed  # which once moved the split, too
+    return config
 
 
 def _filled(stored, default):

@@ -114,6 +114,7 @@ def load_network(
         "image_size": config.data.image_size,
         "crop": config.data.crop.to_dict(),
         "batch_size": config.batch_size,
+        "box": config.data.box,
         "pixel_outputs": model.head.pixel_outputs,
     }
     folded = model.fold_batch_norm(variables)

@@ -13,9 +13,10 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from flm_jax import geometry
-from flm_jax.data.wflw import Record
+from flm_jax.data.wflw import RECTANGLE_MARGINS, Record
 
-BOXES = ("rectangle", "landmarks")
+# How far a box of each kind reaches beyond its face's landmarks, as `geometry.add_margins` has it.
+BOXES = {"rectangle": RECTANGLE_MARGINS, "landmarks": (0.0, 0.0, 0.0, 0.0)}
 
 # Bilinear interpolation reads 2 x 2 pixels: shrinking by more than this would skip some and alias.
 MAX_SHRINK = 1.5

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from flm_jax.data.files import open_regular
 from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
 
@@ -24,12 +25,12 @@ class ImageError(InputError):
 
 
 def read_record_image(record: Record) -> UInt8[ndarray, "h w 3"]:
-    """Reads the record's image as BGR, in the stored orientation that the lists refer to.
+    """Reads the record's image as BGR, in the orientation that its points refer to.
 
     Raises:
         ImageError: as `read_image`.
     """
-    return read_image(record.image_path, record.place)
+    return read_image(record.image_path, record.place, upright=record.upright)
 
 
 def read_image(path: str, place: str, *, upright: bool = False) -> UInt8[ndarray, "h w 3"]:
@@ -44,10 +45,10 @@ def read_image(path: str, place: str, *, upright: bool = False) -> UInt8[ndarray
         ImageError: it is missing, empty, truncated, too large, or not an image.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_SIZE:
                 raise ImageError(f"{place}: {size} bytes are too many for an image")
-            content = file.read()
+            content = file.read(size)
     except OSError as error:
         raise ImageError(f"{place}: can't be read: {error.strerror}") from None
     if not content:

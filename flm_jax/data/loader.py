@@ -7,10 +7,11 @@ first step. So a run continues exactly from any step, with any number of workers
 """
 
 import collections
+import concurrent.futures
 import functools
 import itertools
 import signal
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -26,6 +27,7 @@ from flm_jax.data.sampler import EvaluationSampler, TrainingSampler
 from flm_jax.data.wflw import Record
 from flm_jax.data.workers import num_cores, start_reading, start_worker
 from flm_jax.errors import InputError
+from flm_jax.runtime.signals import SIGNALS
 
 _MAX_THREADS = 16
 _MAX_DRAINED = 1000  # groups, after a worker has ended
@@ -127,12 +129,12 @@ def _start(dataset):
     # Workers inherit the signal mask: a signal to the whole group must not reach them before they
     # ignore it. Starting the resource tracker would unblock the signals, so it starts first.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         iterator = iter(dataset)
         return iterator, _next(iterator)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _next(iterator):
@@ -158,6 +160,29 @@ def _worker_error(reason):
         f"a process that reads images has died: {reason}. It may have run out of memory; fewer "
         "data.num_workers need less, and 0 none"
     )
+
+
+def find_unreadable(records: Sequence[Record], num_threads: int) -> Iterator[int]:
+    """The rows of the faces that the loader could not read, by reading all of them."""
+
+    def read(record: Record) -> bool:
+        try:
+            if record.shard:
+                read_face(record)
+            else:
+                read_record_image(record)
+        except ImageError:
+            return False
+        return True
+
+    start_reading()
+    with concurrent.futures.ThreadPoolExecutor(num_threads or default_threads(0)) as pool:
+        try:
+            for row, is_readable in enumerate(pool.map(read, records)):
+                if not is_readable:
+                    yield row
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def image_error(record: Record) -> ImageError:

@@ -165,9 +165,10 @@ def _differences(folder, root, lists, uses, index) -> Iterator[str]:
     if index["version"] != VERSION:
         yield f"version of the format: {index['version']} -> {VERSION}"
         return
+    then = {"exif_upright": False, **index["uses"]}  # The first version did not write it.
     for name, value in _as_json(uses).items():
-        if index["uses"][name] != value:
-            yield f"data.{_KEYS.get(name, name)}: {index['uses'][name]} -> {value}"
+        if then[name] != value:
+            yield f"data.{_KEYS.get(name, name)}: {then[name]} -> {value}"
     for name, records in lists.items():
         known, now = index["lists"].get(name), _describe_list(root, name, records)
         if known != now:

@@ -67,6 +67,7 @@ class Uses:
         crop: keywords of `crop.crop_box`.
         reach: from `augmentation.largest_reach`.
         zoom: from `augmentation.largest_zoom`.
+        exif_upright: whether the images are turned as their EXIF orientation says.
     """
 
     image_size: int
@@ -74,6 +75,7 @@ class Uses:
     crop: Mapping[str, Any]
     reach: float
     zoom: float
+    exif_upright: bool = False
 
 
 class Window(NamedTuple):

@@ -8,13 +8,14 @@ import collections
 import dataclasses
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from flm_jax.data.files import read_lines
 from flm_jax.errors import InputError
 from flm_jax.landmarks import NUM_LANDMARKS, OUTER_EYE_CORNERS
 
@@ -64,6 +65,7 @@ class Record:
         visible: bool[98], whether each point can be seen in the image; None: unknown.
         shard: the shard of prepared faces to read it from; '': read the image.
         shard_row: its row there.
+        upright: whether the image is turned as its EXIF orientation says before these hold.
     """
 
     list_path: str
@@ -76,6 +78,7 @@ class Record:
     visible: Bool[ndarray, "98"] | None = None
     shard: str = ""
     shard_row: int = 0
+    upright: bool = False
 
     @property
     def place(self) -> str:
@@ -96,12 +99,13 @@ def format_line(
     return " ".join([*coordinates, *corners, *flags, image_name])
 
 
-def read_list(root: str | Path, list_name: str) -> list[Record]:
+def read_list(root: str | Path, list_name: str, *, upright: bool = False) -> list[Record]:
     """Reads a main list, and the visibility beside it; checks that every image exists.
 
     Args:
         root: the folder that holds WFLW_images and WFLW_annotations.
         list_name: relative to `root`: `TRAIN_LIST` or `TEST_LIST`.
+        upright: of `Record`.
 
     Raises:
         InputError: the folder or the list is missing.
@@ -110,7 +114,8 @@ def read_list(root: str | Path, list_name: str) -> list[Record]:
     path = _existing_list(Path(root), list_name)
     images = Path(root) / IMAGES
     records = [
-        _parse_line(fields, str(path), line, images) for line, fields in _lines(path, _FIELDS)
+        _parse_line(fields, str(path), line, images, upright)
+        for line, fields in _lines(path, _FIELDS)
     ]
     if not records:
         raise ListError(f"{path}:1: the list is empty")
@@ -126,7 +131,7 @@ def _with_visibility(records: list[Record], path: Path) -> list[Record]:
     """The records with the visibility of `path`, if that is there."""
     if not path.is_file():
         return records
-    lines = _lines(path, NUM_LANDMARKS)
+    lines = list(_lines(path, NUM_LANDMARKS))
     if len(lines) != len(records):
         raise ListError(f"{path}:{len(lines)}: {len(lines)} lines, expected {len(records)}")
     for line, flags in lines:
@@ -231,23 +236,48 @@ def _existing_list(root: Path, list_name: str) -> Path:
     return root / list_name
 
 
-def _lines(path: Path, num_fields: int) -> list[tuple[int, list[str]]]:
-    """The number (from 1) and the fields of every line; trailing empty lines are ignored."""
-    lines = []
-    text = path.read_bytes().rstrip()
-    for line, content in enumerate(text.split(b"\n") if text else [], start=1):
-        try:
-            fields = content.decode().split()
-        except UnicodeDecodeError as error:
-            raise ListError(f"{path}:{line}: not UTF-8 text ({error.reason})") from None
-        if len(fields) != num_fields:
-            raise ListError(f"{path}:{line}: {len(fields)} fields, expected {num_fields}")
-        lines.append((line, fields))
-    return lines
+def _lines(path: Path, num_fields: int) -> Iterator[tuple[int, list[str]]]:
+    """The number (from 1) and the fields of every line, of which the last, the image's name, may
+    hold spaces; trailing empty lines are ignored."""
+    empty = 0
+    try:
+        for line, content in read_lines(path):
+            fields = content.strip().split(maxsplit=num_fields - 1)
+            if not fields:
+                empty = empty or line
+                continue
+            if empty or len(fields) != num_fields:
+                count = "0 fields" if empty else count_fields(len(fields))
+                raise ListError(f"{path}:{empty or line}: {count}, expected {num_fields}")
+            yield line, fields
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from None
+    except ListError:
+        raise
+    except InputError as error:
+        raise ListError(str(error)) from None
 
 
-def _parse_line(fields: list[str], list_path: str, line: int, images: Path) -> Record:
+def count_fields(num_fields: int) -> str:
+    """The number of a line's fields, and of the points that these would be in such a list."""
+    alone, with_others = (num_fields - 1) / 2, (num_fields - _FIELDS + _COORDINATES) / 2
+    if num_fields % 2 == 0 or with_others < 3:
+        return f"{num_fields} fields"
+    return (
+        f"{num_fields} fields ({alone:.0f} points, or {with_others:.0f} with a rectangle and "
+        f"attributes; the layout here has {NUM_LANDMARKS})"
+    )
+
+
+def _parse_line(
+    fields: list[str], list_path: str, line: int, images: Path, upright: bool
+) -> Record:
     place = f"{list_path}:{line}: "
+    flags, name = fields[_COORDINATES + 4 : -1], fields[-1]
+    if not set(flags) <= {"0", "1"}:
+        more = len(name.split()) - 1
+        count = f"; the line has {count_fields(_FIELDS + more)}, expected {_FIELDS}" if more else ""
+        raise ListError(f"{place}attributes are {' '.join(flags)}, expected six of 0 or 1{count}")
     numbers = _floats(fields[: _COORDINATES + 4], place)
     box = numbers[_COORDINATES:]
     if box[2] <= box[0] or box[3] <= box[1]:
@@ -255,13 +285,15 @@ def _parse_line(fields: list[str], list_path: str, line: int, images: Path) -> R
             f"{place}degenerate rectangle: xmin ymin xmax ymax = {' '.join(fields[196:200])}, "
             "but xmax must exceed xmin, and ymax ymin"
         )
-    flags = fields[_COORDINATES + 4 : -1]
-    if not set(flags) <= {"0", "1"}:
-        raise ListError(f"{place}attributes are {' '.join(flags)}, expected six of 0 or 1")
-    name = fields[-1]
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
         raise ListError(f"{place}{name}: an image's name must stay inside {images}")
     landmarks = numbers[:_COORDINATES].reshape(NUM_LANDMARKS, 2)
+    unlabelled = np.flatnonzero((landmarks == -1).all(axis=1))
+    if len(unlabelled):
+        raise ListError(
+            f"{place}point {unlabelled[0]} is -1 -1, which marks a point without a label; all "
+            f"{NUM_LANDMARKS} are needed, so label it or remove the line"
+        )
     left, right = OUTER_EYE_CORNERS
     if (landmarks[left] == landmarks[right]).all():
         raise ListError(f"{place}points {left} and {right} coincide: the NME is undefined")
@@ -273,6 +305,7 @@ def _parse_line(fields: list[str], list_path: str, line: int, images: Path) -> R
         landmarks=landmarks,
         box=box,
         attributes=np.array([flag == "1" for flag in flags]),
+        upright=upright,
     )
 
 

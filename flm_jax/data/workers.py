@@ -8,6 +8,8 @@ import time
 
 import cv2
 
+from flm_jax.runtime.signals import SIGNALS
+
 
 def num_cores() -> int:
     """The number of cores that this process may use."""
@@ -21,8 +23,8 @@ def start_worker(*_: object) -> None:
 
     Signals reach the whole process group, and the parent decides what they mean.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     start_reading()
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -28,6 +28,12 @@ class FacePredictions(NamedTuple):
     loss: Float[ndarray, " n"]
     read: Bool[ndarray, " n"]
 
+    def readable(self) -> "FacePredictions":
+        """Those of the faces whose images could be read."""
+        rows = np.flatnonzero(self.read)
+        outputs = {name: values[rows] for name, values in self.outputs.items()}
+        return FacePredictions(self.landmarks[rows], outputs, self.loss[rows], self.read[rows])
+
 
 def predict_faces(
     eval_step: EvalStep,

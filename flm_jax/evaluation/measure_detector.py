@@ -36,11 +36,12 @@ def measure(
             own = boxes[shares.argmax()]
             mapped = geometry.add_margins(own, np.array(detector.RECTANGLE_MARGINS))
             of_face = np.stack([record.box, own, mapped])
-            faces.append((record.landmarks, of_face, predictor.cut(image, of_face)))
+            crops = predictor.cut(image, detector.frame(of_face, predictor.box))
+            faces.append((record.landmarks, of_face, crops))
     targets, of_faces, parts = zip(*faces, strict=True)
-    crops = Crops(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    joined = Crops(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     margins = np.array([geometry.margins_around(own, rectangle) for rectangle, own, _ in of_faces])
-    points = predictor.predict(crops).landmarks.reshape(-1, 3, 98, 2)
+    points = predictor.predict(joined).landmarks.reshape(-1, 3, 98, 2)
     errors = [100 * metrics.nme(points[:, i], np.stack(targets)).mean() for i in range(3)]
     return (
         f"{len(faces)} of {len(records)} faces found\n"

@@ -32,7 +32,7 @@ def page_files(model: bytes, metadata: Mapping[str, Any]) -> dict[str, bytes]:
             "overlap": detector.OVERLAP,
             "stride": detector.STRIDE,
             "outputs": detector.OUTPUTS,
-            "margins": detector.RECTANGLE_MARGINS,
+            "margins": detector.margins_to(metadata["crop"]["box"]).round(4).tolist(),
         }
     except InputError as error:
         print(f"the page will not find faces by itself: {error}")

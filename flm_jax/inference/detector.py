@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from flm_jax import geometry
+from flm_jax.data.crop import BOXES
 from flm_jax.errors import InputError
 
 # How far WFLW's rectangles reach beyond CenterFace's boxes: left, top, right, bottom, in widths and
@@ -30,6 +31,9 @@ OVERLAP = 0.3  # Boxes whose intersection over union exceeds it are of one face.
 STRIDE = 4  # Pixels of the input in a cell of CenterFace's output.
 OUTPUTS = ("537", "538", "539", "540")  # The file's names of heat, sizes, offsets, five points.
 
+# Pixels of an image's longer side. Found are faces of some 35 px of what it is scaled to.
+_SIDE, _MAX_SIDE = 640, 2560
+
 
 class Detections(NamedTuple):
     """Faces: boxes f32[n, 4], as WFLW's rectangles, and scores f32[n] in [0, 1], highest first."""
@@ -42,17 +46,19 @@ class Detections(NamedTuple):
 Detect = Callable[[ndarray], Detections]
 
 
-def load_detector(name: str, threshold: float) -> Detect:
+def load_detector(name: str, threshold: float, side: int = 0) -> Detect:
     """The detector of a name in `DETECTORS`, or of the path of a YuNet file.
 
     Raises:
         InputError: it is not installed, or not such a file.
     """
+    if side < 0:
+        raise InputError(f"predict.side={side}: expected pixels, or 0")
     detect: Detect
     if name in DETECTORS:
-        detect = DETECTORS[name](threshold=threshold)
+        detect = DETECTORS[name](threshold=threshold, side=side)
     elif Path(name).is_file():
-        detect = YuNet(name, threshold=threshold)
+        detect = YuNet(name, threshold=threshold, side=side)
     else:
         raise InputError(
             f"predict.detector={name}: expected {', '.join(DETECTORS)}, or the file of a YuNet in "
@@ -68,7 +74,8 @@ class _Detector:
     Args:
         path: of its ONNX file.
         threshold: the least score of a face.
-        side: what the longer side of an image is scaled to, in pixels.
+        side: what the longer side of an image is scaled to, in pixels; 0: both to 640 and, of a
+            larger image, to half of what it is, up to 2,560, for faces that are small in it.
         margins: from the network's boxes to those returned.
     """
 
@@ -77,7 +84,7 @@ class _Detector:
         path: str,
         *,
         threshold: float = THRESHOLD,
-        side: int = 640,
+        side: int = 0,
         margins: tuple[float, float, float, float] = RECTANGLE_MARGINS,
     ):
         self._path, self._threshold, self._side = path, threshold, side
@@ -89,18 +96,23 @@ class _Detector:
         try:
             if not hasattr(self._nets, "net"):
                 self._nets.net = self._load()
-            found = self._detect(image, self._side)
+            half = min(_MAX_SIDE, max(image.shape[:2]) // 2)
+            sides = [self._side or _SIDE] + ([half] if half > _SIDE and not self._side else [])
+            found = self._detect(image, sides)
             # A face that fills the image is found when it is smaller.
-            return found if len(found.boxes) else self._detect(image, self._side // 2)
+            return found if len(found.boxes) else self._detect(image, [sides[0] // 2])
         except cv2.error as error:
             raise InputError(
                 f"{self._path}: not a face detector that OpenCV can run: {error.err}"
             ) from None
 
-    def _detect(self, image, side) -> Detections:
-        canvas, scale = _scale_to(image, side)
-        edges, scores = self._run(self._nets.net, canvas)
-        boxes = edges / scale - 0.5
+    def _detect(self, image, sides) -> Detections:
+        parts = []
+        for side in sides:
+            canvas, scale = _scale_to(image, side)
+            edges, scores = self._run(self._nets.net, canvas)
+            parts.append((edges / scale - 0.5, scores))
+        boxes, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         kept: list[int] = []
         for i in np.argsort(-scores, kind="stable"):  # The best of those that overlap stays.
             if not kept or overlaps(boxes[kept], boxes[i]).max() <= OVERLAP:
@@ -139,7 +151,7 @@ class YuNet(_Detector):
     """YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", 2023)."""
 
     def _load(self):
-        size = self._side, self._side
+        size = _SIDE, _SIDE  # until the first image
         return cv2.FaceDetectorYN.create(self._path, "", size, self._threshold, OVERLAP)
 
     def _run(self, net, canvas):
@@ -151,6 +163,32 @@ class YuNet(_Detector):
 
 # By name; they bring their own file.
 DETECTORS: dict[str, Callable[..., Detect]] = {"centerface": CenterFace}
+
+
+def frame(boxes: Float[ndarray, "n 4"], box: str) -> Float[ndarray, "n 4"]:
+    """Rectangles as WFLW's, turned into boxes of a kind in `crop.BOXES`."""
+    if box == "rectangle":
+        return boxes
+    inner = geometry.remove_margins(boxes, np.array(BOXES["rectangle"]))
+    return geometry.add_margins(inner, np.array(BOXES[box])).astype(np.float32)
+
+
+def margins_to(box: str) -> Float[ndarray, "4"]:
+    """How far such boxes reach beyond CenterFace's own, as `geometry.add_margins` has it."""
+    own = np.array([[0.0, 0.0, 1.0, 1.0]])
+    return geometry.margins_around(
+        own, frame(geometry.add_margins(own, np.array(RECTANGLE_MARGINS)), box)
+    )[0]
+
+
+def framed(detect: Detect, box: str) -> Detect:
+    """The detector with the boxes that a network was trained with."""
+
+    def detect_framed(image: ndarray) -> Detections:
+        boxes, scores = detect(image)
+        return Detections(frame(boxes, box), scores)
+
+    return detect_framed
 
 
 def overlaps(a: Float[ndarray, "*#n 4"], b: Float[ndarray, "*#n 4"]) -> Float[ndarray, "*n"]:

@@ -52,6 +52,7 @@ def describe_session(session: Any, place: Any) -> dict[str, Any]:
         }
         source, crop = metadata["input"], metadata["crop"]
         settings = {name: crop[name] for name in ("margin", "factor", "square")}
+        box = crop["box"]
         pixel_outputs = metadata["pixel_outputs"]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -65,6 +66,7 @@ def describe_session(session: Any, place: Any) -> dict[str, Any]:
         "image_size": source["size"],
         "crop": settings,
         "batch_size": _BATCH_SIZE,
+        "box": box,
         "pixel_outputs": pixel_outputs,
         "compiled": False,
     }

@@ -14,7 +14,6 @@ from numpy import ndarray
 from tqdm import tqdm
 
 from flm_jax import geometry
-from flm_jax.data import wflw
 from flm_jax.data.images import read_image
 from flm_jax.data.loader import default_threads
 from flm_jax.data.workers import start_reading
@@ -70,6 +69,8 @@ def predict_images(
         An entry for each image in order, or for each given box in the order of its file, and a
         message for each image or box that could not be used.
     """
+    if not sources:
+        return [], []
     threads = num_threads or default_threads(0)
     keep = tta["two_pass"] or tta["flip"] or tta["extra_crops"] > 0
     keep = keep or any(source.overlay for source in sources)
@@ -112,8 +113,7 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
     """Reads an image and crops its faces; problems are collected, not raised."""
     problems: list[str] = []
     try:
-        # Given boxes are of the stored pixels.
-        image = read_image(source.path, source.path, upright=source.boxes is None)
+        image = read_image(source.path, source.path, upright=source.upright)
     except InputError as error:
         return _Read(source, None, [], None, [str(error)])
     faces: list[_Found] = []
@@ -132,7 +132,8 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
         if not faces:
             say(
                 f"{source.path}: no face found; --boxes image takes the whole image as one, and "
-                "--config.predict.threshold=0.3 accepts fainter ones"
+                "--config.predict.threshold=0.3 accepts fainter ones, --config.predict.side=2560 "
+                "smaller ones"
             )
     crops = predictor.cut(image, np.stack([box for _, box, _ in faces])) if faces else None
     return _Read(source, image if keep else None, faces, crops, problems)
@@ -188,7 +189,7 @@ def _predict_chunk(predictor, pool, chunk, tta) -> list[list[Face]]:
         outputs.append({name: values[:, order] for name, values in predicted.outputs.items()})
         return predicted.landmarks[:, order]
 
-    landmarks = predict_with_tta(predict, boxes, np.array(wflw.RECTANGLE_MARGINS), **tta)
+    landmarks = predict_with_tta(predict, boxes, predictor.margins, **tta)
     # The first pass of two only says where to crop.
     last = outputs[tta["two_pass"] :]
     mean = {name: np.mean([each[name] for each in last], axis=0) for name in last[0]}

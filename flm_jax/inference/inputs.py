@@ -1,175 +1,177 @@
-"""Which images to read, and the boxes that a file gives for their faces."""
+"""Which images, videos, cameras and streams to read."""
 
 import glob
-import json
 import os
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float
+import cv2
 from numpy import ndarray
 
 from flm_jax.errors import InputError
+from flm_jax.inference.boxes import read_boxes
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+# What overlays are written as, and what else OpenCV reads.
+DRAWN = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = (*DRAWN, ".jpe", ".jfif", ".jp2", ".dib", ".gif", ".avif", ".pbm", ".pgm", ".ppm", ".pnm")
+VIDEOS = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"),
+    *(".3gp", ".wmv", ".ts", ".mts", ".m2ts", ".flv", ".ogv"),
+)
 
-# Fields of a WFLW list's line, whose rectangle begins at the 197th, and of a line of a box alone.
-_LINE, _SHORT_LINE = 207, 5
-
-# The name of an image and the box of a face, f64[4] in its pixels.
-Box = tuple[str, Float[ndarray, "4"]]
+_STREAM = re.compile(r"(rtsps?|rtmps?|rtp|udp|tcp|srt|https?)://", re.IGNORECASE)
 
 
 class Input(NamedTuple):
-    """An image, a video or a camera.
+    """An image, a video, a camera or a stream.
 
     Attributes:
-        path: of the file, or the camera's number.
+        path: of the file, the camera's number, or the stream's address.
         name: below the input that was asked for.
         boxes: of the image's faces, each f64[4] with its number in the file of boxes; None where
             no file gives them.
         overlay: the file to draw the faces into; None: none.
+        upright: whether an image is turned as its EXIF orientation says.
+        is_video: whether it is no image.
     """
 
     path: str
     name: str
     boxes: list[tuple[int, ndarray]] | None = None
     overlay: Path | None = None
+    upright: bool = True
+    is_video: bool = False
 
 
 def is_video(source: str) -> bool:
-    """Whether the source is a camera's number, or a file whose name ends as a video's."""
-    return not is_file(source) or Path(source).suffix.lower() in VIDEOS
+    """Whether the source is a camera's number, a stream, a file whose name ends as a video's, or a
+    GIF of several frames."""
+    if not is_file(source):
+        return True
+    suffix = Path(source).suffix.lower()
+    return suffix in VIDEOS or (
+        suffix == ".gif" and os.path.isfile(source) and cv2.imcount(source) > 1
+    )
 
 
 def is_file(source: str) -> bool:
-    """Whether the source is no camera's number."""
-    return not source.isdecimal() or os.path.exists(source)
+    """Whether the source is no camera's number and no stream."""
+    return not (source.isdecimal() or _STREAM.match(source)) or os.path.exists(source)
 
 
-def find_images(source: str, output: Path) -> list[Input]:
-    """The images of a file, a folder (searched recursively) or a glob, in order.
+def open_video(source: str) -> cv2.VideoCapture:
+    """Opens a video, a camera or a stream; whoever calls has to look whether that worked.
+
+    Raises:
+        InputError: it is a pipe or a device, which OpenCV would wait for.
+    """
+    if os.path.exists(source) and not os.path.isfile(source):
+        raise InputError(f"--input={source}: not a regular file")
+    is_camera = source.isdecimal() and not is_file(source)
+    return cv2.VideoCapture(int(source) if is_camera else source)
+
+
+def find_inputs(source: str, output: Path, *, videos: bool = True) -> list[Input]:
+    """The images and videos of a file, a folder (searched recursively) or a glob, in order; or a
+    camera or a stream. Says how many other files there are.
 
     Args:
         source: file, folder or glob, in which ** stands for any folders.
         output: a folder to leave out, with the overlays of earlier runs.
+        videos: whether folders and globs are searched for videos too.
 
     Raises:
-        InputError: there is nothing of that name, or no image in it.
+        InputError: there is nothing of that name, or nothing to read in it.
     """
+    if not is_file(source):
+        name = source if source.isdecimal() else "stream"
+        return [Input(source, name, is_video=True)]
     if os.path.isfile(source):
-        return [Input(source, Path(source).name)]
+        return [Input(source, Path(source).name, is_video=is_video(source))]
     if os.path.isdir(source):
-        root, files = source, [str(path) for path in Path(source).rglob("*")]
+        root, files = source, list(_files_below(source))
     else:
-        files = glob.glob(source, recursive=True)
+        files = glob.glob(_pattern(source), recursive=True)
         if not files:
             raise InputError(
                 f"--input={source}: no such file, and no image fits it as a glob; expected an "
-                "image, a folder, a glob in quotes, a video or the number of a camera"
+                "image, a folder, a glob in quotes, a video, a stream or the number of a camera"
             )
         root = os.path.commonpath([os.path.dirname(file) or "." for file in files])
     own = output.resolve()
-    found = sorted(
-        file
-        for file in files
-        if Path(file).suffix.lower() in IMAGES
-        and os.path.isfile(file)
-        and own not in Path(file).resolve().parents
-    )
+    found: list[Input] = []
+    others: Counter[str] = Counter()
+    for file in sorted(files):
+        if own in Path(file).resolve().parents:
+            continue
+        is_moving, is_folder = is_video(file), os.path.isdir(file)
+        if is_folder or not ((is_moving and videos) or Path(file).suffix.lower() in IMAGES):
+            others["folder" if is_folder else Path(file).suffix.lower() or "without a suffix"] += 1
+        else:
+            found.append(Input(file, os.path.relpath(file, root), is_video=is_moving))
+    left_out = ", ".join(f"{count} {ascii(kind)[1:-1]}" for kind, count in others.most_common())
     if not found:
-        raise InputError(f"--input={source}: holds no image ({', '.join(IMAGES)})")
-    return [Input(file, os.path.relpath(file, root)) for file in found]
+        raise InputError(
+            f"--input={source}: holds no image ({', '.join(IMAGES)})"
+            + (" or video" if videos else "")
+            + (f", but {left_out}" if left_out else "")
+        )
+    if left_out:
+        print(f"{ascii(source)[1:-1]}: left out: {left_out}")
+    return found
 
 
-def find_boxed_images(source: str, boxes: str) -> list[Input]:
-    """The images below `source` that a file of boxes names, with their boxes."""
+def _files_below(folder: str) -> Iterator[str]:
+    """Every file below a folder, in linked folders too, each of which is entered once."""
+    seen = set()
+
+    def report(error: OSError) -> None:
+        print(f"{ascii(error.filename)[1:-1]}: can't be read: {error.strerror}")
+
+    for parent, folders, files in os.walk(folder, onerror=report, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        yield from (str(Path(parent, file)) for file in files)
+
+
+def _pattern(source: str) -> str:
+    """The glob, in which the folders that there are stand for themselves, whatever their names."""
+    path = Path(source)
+    literal = next(parent for parent in [*path.parents, Path()] if parent.is_dir())
+    return os.path.join(glob.escape(str(literal)), path.relative_to(literal))
+
+
+def find_boxed_images(source: str, boxes: str, upright: bool = False) -> list[Input]:
+    """The images below `source` that a file of boxes names, with their boxes, which are of the
+    upright images or, as in WFLW's lists, of the stored ones."""
     found: dict[str, list[tuple[int, ndarray]]] = {}
     for number, (name, box) in enumerate(read_boxes(boxes)):
         found.setdefault(name, []).append((number, box))
-    return [_named_image(source, name)._replace(boxes=given) for name, given in found.items()]
+    return [
+        _named_image(source, name, boxes)._replace(boxes=given, upright=upright)
+        for name, given in found.items()
+    ]
 
 
-def _named_image(source: str, name: str) -> Input:
+def _named_image(source: str, name: str, boxes: str) -> Input:
     """The image of a name below the input, or, as landmarks.json has it, beginning with it."""
-    path = os.path.join(source, name)
-    if Path(name).is_relative_to(source) and not os.path.exists(path):
-        below = Path(name).relative_to(source)
-        return Input(name, str(below) if below.parts else Path(name).name)
-    return Input(path, name)
-
-
-def read_boxes(path: str) -> list[Box]:
-    """The boxes of a file, in its order.
-
-    The file is a list of WFLW, or lines `xmin ymin xmax ymax name`, or JSON: {name: [box, ...]}, or
-    a landmarks.json, [{"image": name, "faces": [{"box": box}, ...]}, ...].
-
-    Raises:
-        InputError: the file can't be read, or a part of it is no box; names the place.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--boxes={path}: can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"--boxes={path}: not UTF-8 text ({error.reason})") from None
-    is_json = text.lstrip()[:1] in ("[", "{")
-    boxes = _boxes_of_json(path, text) if is_json else _boxes_of_lines(path, text)
-    if not boxes:
-        raise InputError(f"--boxes={path}: holds no box")
-    return boxes
-
-
-def _boxes_of_lines(path: str, text: str) -> list[Box]:
-    boxes = []
-    for line, content in enumerate(text.splitlines(), start=1):
-        fields = content.split()
-        if not fields:
-            continue
-        if len(fields) not in (_LINE, _SHORT_LINE):
+    if not name:
+        if not os.path.isfile(source):
             raise InputError(
-                f"{path}:{line}: {len(fields)} fields; expected the {_LINE} of a WFLW list, or "
-                "xmin ymin xmax ymax name"
+                f"--boxes={boxes}: names no image, so --input has to be one; or write lines xmin "
+                "ymin xmax ymax name"
             )
-        corners = fields[196:200] if len(fields) == _LINE else fields[:4]
-        boxes.append(_box(f"{path}:{line}", fields[-1], corners))
-    return boxes
-
-
-def _boxes_of_json(path: str, text: str) -> list[Box]:
-    try:
-        content = json.loads(text)
-        if isinstance(content, dict):
-            pairs = [(name, box) for name, boxes in content.items() for box in boxes]
-        else:
-            pairs = [(item["image"], face["box"]) for item in content for face in item["faces"]]
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise InputError(
-            f'{path}: expected {{"name": [[xmin, ymin, xmax, ymax], ...], ...}} or the '
-            "landmarks.json of a prediction"
-        ) from None
-    return [_box(path, str(name), box) for name, box in pairs]
-
-
-def _box(place: str, name: str, corners: Any) -> Box:
-    try:
-        box = np.array([float(number) for number in corners])
-    except (TypeError, ValueError, OverflowError):
-        box = np.full(4, np.nan)
-    if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
-        raise InputError(
-            f"{place}: {name!a}: {str(corners)[:80]} is no box; expected xmin ymin xmax ymax in "
-            "pixels"
-        )
-    try:
-        is_name = b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:
-        is_name = False
-    if not is_name:
-        raise InputError(f"{place}: {name!a} can't be the name of a file")
-    return name, box
+        return Input(source, Path(source).name)
+    path, below = os.path.join(source, name), Path(name)
+    if below.is_relative_to(source) and not (os.path.exists(path) and not below.is_absolute()):
+        path, below = name, below.relative_to(source)
+    if below.is_absolute() or ".." in below.parts:
+        raise InputError(f"--boxes={boxes}: {name!a} lies outside of --input={source}")
+    return Input(path, str(below) if below.parts else Path(name).name)

@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flm_jax.errors import InputError
 from flm_jax.inference import inputs, outputs
-from flm_jax.inference.detector import Detect
-from flm_jax.inference.images import predict_images
+from flm_jax.inference.detector import Detect, framed
+from flm_jax.inference.images import predict_images, say
 from flm_jax.inference.inputs import Input
 from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.inference.video import predict_video
@@ -21,44 +21,42 @@ class Job(NamedTuple):
     """What is read, and the folder that is written."""
 
     sources: list[Input]
-    is_video: bool
     folder: Path
 
 
-def plan(source: str, folder: Path, *, boxes: str = "", overlays: bool = True) -> Job:
+def plan(
+    source: str, folder: Path, *, boxes: str = "", overlays: bool = True, upright: bool = False
+) -> Job:
     """Finds what an input names, before anything is computed.
 
     Args:
-        source: an image, a folder, a glob, a video or the number of a camera.
+        source: an image, a folder, a glob, a video, a stream or the number of a camera.
         folder: to write into.
         boxes: a file of boxes; "image": each image is one face; "": a detector finds the faces.
         overlays: whether the faces are drawn, into `folder`/overlays.
+        upright: whether the boxes of a file are of images turned as their EXIF orientation says.
 
     Raises:
         InputError: the input or the boxes can't be used, or would be overwritten.
     """
-    is_video = inputs.is_video(source)
-    if is_video and boxes:
+    if boxes and inputs.is_video(source):
         raise InputError(f"--boxes={boxes}: the faces of a video are found by the detector")
-    if is_video:
-        sources = [Input(source, source)]
-    elif boxes in ("", "image"):
-        sources = inputs.find_images(source, folder)
+    if boxes in ("", "image"):
+        sources = inputs.find_inputs(source, folder, videos=not boxes)
     else:
-        sources = inputs.find_boxed_images(source, boxes)
+        sources = inputs.find_boxed_images(source, boxes, upright)
     if overlays:
-        names = [each.name for each in sources]
-        paths = [Path(f"{Path(source).stem}.mp4")] if is_video else _overlay_names(names)
+        names = [f"{Path(s.name).with_suffix('.mp4')}" if s.is_video else s.name for s in sources]
         sources = [
             each._replace(overlay=folder / "overlays" / path)
-            for each, path in zip(sources, paths, strict=True)
+            for each, path in zip(sources, _overlay_names(names), strict=True)
         ]
     read = {os.path.realpath(path) for path in (boxes, *(each.path for each in sources)) if path}
     overlay_paths = [each.overlay for each in sources if each.overlay]
     for path in (folder / "landmarks.json", folder / "landmarks.csv", *overlay_paths):
         if os.path.realpath(path) in read:
             raise InputError(f"{path}: is read and would be overwritten; choose another --output")
-    return Job(sources, is_video, folder)
+    return Job(sources, folder)
 
 
 def run(
@@ -70,7 +68,7 @@ def run(
     smoothing: Mapping[str, Any],
     num_threads: int = 0,
 ) -> None:
-    """Predicts and writes the results; after SIGINT or SIGTERM, those finished so far.
+    """Predicts and writes the results; after a signal, those finished so far.
 
     Args:
         job: of `plan`.
@@ -84,17 +82,17 @@ def run(
         InputError: nothing can be written, or, once the rest is written, an image or a box could
             not be used.
     """
+    detect = detect and framed(detect, predictor.box)
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         with collect_signals() as received:
-            if detect and job.is_video:
-                (source,) = job.sources
-                found = predict_video(predictor, detect, source, received, smoothing=smoothing)
-            else:
-                found = predict_images(
-                    predictor, detect, job.sources, received, tta=tta, num_threads=num_threads
-                )
-            entries, problems = found
+            images = [source for source in job.sources if not source.is_video]
+            entries, problems = predict_images(
+                predictor, detect, images, received, tta=tta, num_threads=num_threads
+            )
+            if detect:
+                found = _predict_videos(job, predictor, detect, received, smoothing)
+                entries, problems = entries + found[0], problems + found[1]
             json, csv = job.folder / "landmarks.json", job.folder / "landmarks.csv"
             write_atomically(json, lambda path: outputs.write_json(path, entries))
             write_atomically(csv, lambda path: outputs.write_csv(path, entries))
@@ -108,6 +106,30 @@ def run(
         raise InputError(f"{count} could not be used, the first: {problems[0]}")
 
 
+def _predict_videos(
+    job: Job,
+    predictor: LandmarkPredictor,
+    detect: Detect,
+    received: Sequence[int],
+    smoothing: Mapping[str, Any],
+) -> tuple[list[outputs.Entry], list[str]]:
+    """The entries of the job's videos, one after the other, and what went wrong."""
+    entries: list[outputs.Entry] = []
+    problems: list[str] = []
+    for source in job.sources:
+        if received or not source.is_video:
+            continue
+        try:
+            found = predict_video(predictor, detect, source, received, smoothing=smoothing)
+        except InputError as error:
+            if len(job.sources) == 1:
+                raise
+            say(str(error))
+            found = [], [str(error)]
+        entries, problems = entries + found[0], problems + found[1]
+    return entries, problems
+
+
 def _overlay_names(names: Iterable[str]) -> list[Path]:
     """A path below the overlays for each name, wherever that leads, and no path twice."""
     taken: set[str] = set()
@@ -115,7 +137,7 @@ def _overlay_names(names: Iterable[str]) -> list[Path]:
     for name in names:
         parts = [part for part in Path(name).parts if part not in ("..", Path(name).anchor)]
         path = Path(*parts or ["image"])
-        if path.suffix.lower() not in inputs.IMAGES:
+        if path.suffix.lower() not in (*inputs.DRAWN, ".mp4"):
             path = path.with_name(f"{path.name}.png")
         stem, number = path.stem, 1
         while str(path).lower() in taken:  # Some file systems know no capitals.

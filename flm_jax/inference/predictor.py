@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from flm_jax import geometry
-from flm_jax.data.crop import crop_image, crop_map, normalise
+from flm_jax.data.crop import BOXES, crop_image, crop_map, normalise
 from flm_jax.errors import InputError
 from flm_jax.inference import detector, exported
 
@@ -74,6 +74,8 @@ class LandmarkPredictor:
         image_size: the side of its input.
         crop: keywords of `crop.crop_box`.
         batch_size: the most faces at once.
+        box: the faces' boxes that it was trained with, one of `crop.BOXES`; a detector's are turned
+            into such.
         pixel_outputs: of `in_image_pixels`.
         multiple: what the number of faces given to `network` is padded to.
         compiled: whether the network compiles for each number of faces, so that few are used.
@@ -87,6 +89,7 @@ class LandmarkPredictor:
         image_size: int,
         crop: Mapping[str, Any],
         batch_size: int,
+        box: str = "rectangle",
         pixel_outputs: Sequence[str] = (),
         multiple: int = 1,
         compiled: bool = True,
@@ -98,6 +101,7 @@ class LandmarkPredictor:
         self.batch_size = self._sizes[-1]
         self._network, self._pixel_outputs = network, tuple(pixel_outputs)
         self._image_size, self._crop = image_size, dict(crop)
+        self.box, self.margins = box, np.array(BOXES[box])
         self._detect = detect
 
     @classmethod
@@ -125,14 +129,15 @@ class LandmarkPredictor:
         return cls(**load_network(Path(source), checkpoint), detect=detect)
 
     def __call__(
-        self, image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "n 4"] | str | None = None
+        self, image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "..."] | str | None = None
     ) -> Float[ndarray, "n 98 2"]:
         """Landmarks of the faces of an image.
 
         Args:
             image: RGB, as Pillow, imageio and Matplotlib read it.
-            boxes: of the faces, (xmin, ymin, xmax, ymax) in pixels, from the forehead to the chin
-                as WFLW's rectangles; "image": the image is one face; None: a detector finds them.
+            boxes: of the faces, (xmin, ymin, xmax, ymax) in pixels, as the training's: WFLW's
+                rectangles reach from the forehead to the chin; a fifth number, a score, may follow.
+                "image": the image is one face; None: a detector finds them.
 
         Returns:
             f32[n, 98, 2], x and y in pixels of the image, where (0, 0) is the centre of the
@@ -148,12 +153,16 @@ class LandmarkPredictor:
         image = np.ascontiguousarray(image[..., ::-1])
         if boxes is None:
             self._detect = self._detect or detector.CenterFace()
-            boxes = self._detect(image).boxes
+            boxes = detector.frame(self._detect(image).boxes, self.box)
         elif isinstance(boxes, str):
             if boxes != "image":
                 raise InputError(f"boxes={boxes}: expected an array [n, 4], 'image' or None")
             boxes = geometry.image_box(image)[None]
-        boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+        boxes = np.asarray(boxes, np.float32)
+        columns = boxes.shape[-1] if boxes.size else 4
+        if columns not in (4, 5):
+            raise InputError(f"boxes: expected an array [n, 4], not {list(boxes.shape)}")
+        boxes = boxes.reshape(-1, columns)[:, :4]
         for box in boxes:
             check_box(box, image)
         return self.predict(self.cut(image, boxes)).landmarks

@@ -12,7 +12,6 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from tqdm import tqdm
 
-from flm_jax.data import wflw
 from flm_jax.errors import InputError
 from flm_jax.inference import inputs
 from flm_jax.inference.detector import Detect
@@ -64,7 +63,7 @@ def predict_video(
     def predict(image, boxes):
         return predictor.predict(predictor.cut(image, boxes))
 
-    tracker = FaceTracker(detect, predict, np.array(wflw.RECTANGLE_MARGINS), smoothing)
+    tracker = FaceTracker(detect, predict, predictor.margins, smoothing)
     entries: list[Entry] = []
     start = time.perf_counter()
 
@@ -109,7 +108,10 @@ def predict_video(
             f"and the overlay shows {rate:g} a second"
         )
     if not any(entry.faces for entry in entries):
-        say(f"{source.path}: no face found; --config.predict.threshold=0.3 accepts fainter ones")
+        say(
+            f"{source.path}: no face found; --config.predict.threshold=0.3 accepts fainter ones, "
+            "--config.predict.side=2560 smaller ones"
+        )
     if not received and count < expected - _MISCOUNTED:
         problem = f"{source.path}: ends after {count} of {expected} frames; those are written"
         return entries, [problem]
@@ -118,11 +120,11 @@ def predict_video(
 
 def _open(source: str) -> tuple[cv2.VideoCapture, float, int]:
     """A video or camera, its frames a second, and how many there are; 0: not known."""
-    capture = cv2.VideoCapture(source if inputs.is_file(source) else int(source))
+    capture = inputs.open_video(source)
     if not capture.isOpened():
         raise InputError(
             f"--input={source}: can't be opened as a video; the file may be cut off or of a format "
-            "that OpenCV does not know, or there is no such camera"
+            "that OpenCV does not know, or there is no such camera or stream"
         )
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if 0 < rate <= _MAX_RATE else _DEFAULT_RATE

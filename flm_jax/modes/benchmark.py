@@ -32,9 +32,12 @@ from flm_jax.data.loader import batches_at_a_time, most_waiting, num_readers
 from flm_jax.data.workers import num_cores
 from flm_jax.errors import InputError
 from flm_jax.runtime import work_folder
-from flm_jax.runtime.devices import put_on_devices, replicated
+from flm_jax.runtime.devices import check_batch_size, put_on_devices, replicated
 from flm_jax.training.state import create_train_state
 from flm_jax.training.step import pmap_eval_step, pmap_train_step
+
+# Slurm, Open MPI and TPUs start it as the processes of one run.
+SEVERAL_PROCESSES = True
 
 # That a process of the OpenCV loop holds. Of fewer, the images' mean size is some percent off.
 _LOOP_FACES = 2048
@@ -52,6 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if against:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Both use the GPU.
     schema.check(config)
+    check_batch_size(config.batch_size, jax.device_count())
     if jax.process_count() > 1:
         raise InputError("--mode benchmark: measures one process; start it as one")
     work_folder.make(workdir)

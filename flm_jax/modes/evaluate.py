@@ -33,10 +33,14 @@ from flm_jax.inference import tta
 from flm_jax.landmarks import MIRROR
 from flm_jax.runtime import processes, work_folder
 from flm_jax.runtime.alike import check_alike
+from flm_jax.training.progress import Unreadable
 from flm_jax.training.step import pmap_eval_step
 
 # launch.py passes the config that the weights were trained with, and the overrides.
 CONFIG_OF_WEIGHTS = True
+
+# Slurm, Open MPI and TPUs start it as the processes of one run.
+SEVERAL_PROCESSES = True
 
 # Per cent of the box's sides.
 _BOX_ERRORS = (5, 10, 20)
@@ -66,13 +70,18 @@ def run(config: ConfigDict, workdir: Path) -> None:
     check_alike({"step": step, f"the {config.evaluate.split} faces": sampler.fingerprint(records)})
     processes.say(build.describe_source(config, workdir))
 
-    targets = np.stack([record.landmarks for record in records])
-    boxes = np.stack([record.box for record in records])
-
-    predict_records = _predictor(config, variables)
+    unreadable = Unreadable(config.evaluate.split, records, config.data.max_unreadable)
+    predict_records = _predictor(config, variables, unreadable.add)
     plain = predict_records(records, False)
+    if unreadable.rows:
+        processes.say(str(unreadable))
+    records = [record for record, is_read in zip(records, plain.read, strict=True) if is_read]
+    num_unreadable, plain = int((~plain.read).sum()), plain.readable()
     if not np.isfinite(plain.landmarks).all():
         raise InputError(f"{workdir}: the weights of step {step} predict no finite numbers")
+
+    targets = np.stack([record.landmarks for record in records])
+    boxes = np.stack([record.box for record in records])
 
     def predict(boxes: ndarray, flip: bool) -> ndarray:
         moved = [replace(record, box=box) for record, box in zip(records, boxes, strict=True)]
@@ -86,6 +95,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "split": config.evaluate.split,
         "box": "rectangle",
         "step": step,
+        "num_unreadable": num_unreadable,
         **summarise(plain.landmarks, targets, boxes),
         **details(plain.landmarks, targets),
         "nme_mean_shape": _nme_of_mean_shape(training, boxes, targets),
@@ -112,7 +122,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _predictor(
-    config: ConfigDict, variables: dict[str, Any]
+    config: ConfigDict, variables: dict[str, Any], at_unreadable: Callable[[int], object]
 ) -> Callable[[Sequence[wflw.Record], bool], FacePredictions]:
     """Records and whether they are flipped -> predictions in image pixels."""
     model = build.build_model(config, folded=True)
@@ -120,7 +130,9 @@ def _predictor(
     folded = model.fold_batch_norm(variables)
 
     def predict(records, flip):
-        batches = build.evaluation_batches(config, records, box="rectangle", flip=flip)
+        batches = build.evaluation_batches(
+            config, records, box="rectangle", flip=flip, at_unreadable=at_unreadable
+        )
         with contextlib.closing(batches):
             pixels = model.head.pixel_outputs
             return predict_faces(eval_step, folded, batches, len(records), pixels)

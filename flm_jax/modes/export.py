@@ -27,6 +27,7 @@ from flm_jax.export.metadata import describe
 from flm_jax.export.page import page_files
 from flm_jax.inference import tta
 from flm_jax.models import pretrained, weights_io
+from flm_jax.training.progress import Unreadable
 
 try:
     from flm_jax.export import networks, onnx
@@ -165,7 +166,10 @@ def _compare(
     differences: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
     targets = []
     first = next(iter(candidates))
-    batches = build.evaluation_batches(config, records, box="rectangle")
+    unreadable = Unreadable(config.evaluate.split, records, config.data.max_unreadable)
+    batches = build.evaluation_batches(
+        config, records, box="rectangle", at_unreadable=unreadable.add
+    )
     with contextlib.closing(batches):
         count = -(-len(records) // config.batch_size)
         for batch in tqdm(batches, "comparing", count, leave=False, disable=None):

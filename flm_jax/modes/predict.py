@@ -45,8 +45,9 @@ def run(
     chosen = config.predict
     is_exported = workdir.suffix == ".onnx"
     folder = Path(output or (workdir.parent if is_exported else workdir) / "predict")
-    job = pipeline.plan(input, folder, boxes=boxes, overlays=chosen.overlays)
-    detect = None if boxes else load_detector(chosen.detector, chosen.threshold)
+    upright = config.data.exif_upright
+    job = pipeline.plan(input, folder, boxes=boxes, overlays=chosen.overlays, upright=upright)
+    detect = None if boxes else load_detector(chosen.detector, chosen.threshold, chosen.side)
     if is_exported:
         network = load_exported(workdir)
     else:

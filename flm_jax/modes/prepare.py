@@ -7,7 +7,7 @@ from signal import Signals
 from ml_collections import ConfigDict
 
 from flm_jax.config import build, schema
-from flm_jax.data import prepared
+from flm_jax.data import orientation, prepared
 from flm_jax.data.loader import default_threads
 from flm_jax.errors import InputError
 from flm_jax.runtime import processes
@@ -19,7 +19,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Fills `data.prepared`, unless it already holds what the config asks for.
 
     Raises:
-        SystemExit: with 128 + the signal, after SIGINT or SIGTERM; the folder is then unchanged.
+        SystemExit: with 128 + the signal, after one of `signals.SIGNALS`; the folder is then
+            unchanged.
         InputError: the config or the data is invalid, or the folder holds something else.
     """
     schema.check(config)
@@ -43,6 +44,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 def _prepare(config: ConfigDict, workdir: Path, received: list[int]) -> None:
     lists = build.read_lists(config, workdir)
+    for sentence in orientation.describe_suspects(
+        [face for part in lists.values() for face in part]
+    ):
+        print(f"warning: {sentence}")
     share = config.data.max_unreadable
     unreadable = {name: Unreadable(name, records, share) for name, records in lists.items()}
     prepared.prepare(

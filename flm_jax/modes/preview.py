@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flm_jax.config import build, schema
+from flm_jax.data import orientation
 from flm_jax.evaluation import plots
 from flm_jax.runtime import work_folder
 
@@ -22,6 +23,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     schema.check(config)
     work_folder.make(workdir)
     splits = build.read_splits(config, workdir)
+    if not config.data.prepared:
+        for sentence in orientation.describe_suspects([face for part in splits for face in part]):
+            print(f"warning: {sentence}")
     records = [*splits.training, *splits.drawn]
     images, landmarks, titles = [], [], []
     with contextlib.closing(

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from flm_jax.config import build, schema
-from flm_jax.data import sampler
+from flm_jax.data import orientation, sampler
 from flm_jax.data.images import ImageError
-from flm_jax.data.loader import WorkerError
+from flm_jax.data.loader import WorkerError, find_unreadable
+from flm_jax.data.wflw import Record
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics, plots
 from flm_jax.evaluation.faces import predict_faces
@@ -22,7 +23,7 @@ from flm_jax.modes import evaluate
 from flm_jax.runtime import processes, work_folder
 from flm_jax.runtime.alike import check_alike
 from flm_jax.runtime.checkpoint import Checkpoints, SaveError
-from flm_jax.runtime.devices import put_on_devices, replicated
+from flm_jax.runtime.devices import check_batch_size, put_on_devices, replicated
 from flm_jax.runtime.processes import StopAgreement
 from flm_jax.runtime.restore import DamagedError
 from flm_jax.runtime.signals import collect_signals
@@ -31,17 +32,21 @@ from flm_jax.training.progress import StepLog, Unreadable
 from flm_jax.training.state import Progress, TrainState, create_train_state, train_state_shapes
 from flm_jax.training.step import pmap_eval_step, pmap_train_step
 
+# Slurm, Open MPI and TPUs start it as the processes of one run.
+SEVERAL_PROCESSES = True
+
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Trains for `num_epochs` and evaluates the best weights.
 
     Raises:
-        SystemExit: with 128 + the signal, after SIGINT or SIGTERM and a checkpoint.
+        SystemExit: with 128 + the signal, after one of `signals.SIGNALS` and a checkpoint.
         InputError: the config, the data or the work folder can't be used.
         OSError: a file can't be read or written.
     """
     schema.check(config)
     check_alike({"--mode": "train", **schema.shared(config)})
+    check_batch_size(config.batch_size, jax.device_count())
     work_folder.make(workdir)
     with work_folder.only_run_in(workdir) if processes.is_first() else contextlib.nullcontext():
         if processes.is_first():
@@ -56,7 +61,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     check_alike(
         {f"the {name} faces": sampler.fingerprint(each) for name, each in splits._asdict().items()}
     )
-    build.select_split(config, workdir, splits)  # Fails now rather than after the training.
+    _check_images(config, splits, build.select_split(config, workdir, splits))
     keep = config.checkpoint
     checkpoints = Checkpoints(workdir, keep_last=keep.keep_last, keep_best=keep.keep_best)
     with collect_signals() as received:
@@ -71,6 +76,19 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         if signal:
             sys.exit(128 + signal)
     evaluate.run(config, workdir)
+
+
+def _check_images(config: ConfigDict, splits: build.Splits, evaluated: list[Record]) -> None:
+    """Says what is strange about the faces, and fails now rather than after the training where too
+    many of the evaluated ones can't be read. The others are read in the first epoch."""
+    if not processes.is_first():
+        return
+    if not config.data.prepared:
+        for sentence in orientation.describe_suspects([face for part in splits for face in part]):
+            processes.say(f"warning: {sentence}")
+    unreadable = Unreadable(config.evaluate.split, evaluated, config.data.max_unreadable)
+    for row in find_unreadable(evaluated, config.data.num_threads):
+        unreadable.add(row)
 
 
 class _Training:

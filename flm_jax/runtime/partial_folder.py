@@ -48,16 +48,16 @@ def partial_folder(root: Path, resume: str | None = None) -> Iterator[Path]:
     _remove_abandoned(root, kept)
     held = _hold(kept) if kept else None
     partial = kept if kept and held is not None else partial_name(root)
-    if held is None:
-        partial.mkdir()
-        held = os.open(partial, os.O_RDONLY)
-        fcntl.flock(held, fcntl.LOCK_EX)  # For as long as this process lives.
+    while held is None:
+        partial = partial_name(root)
+        held = _hold(partial)
     try:
+        partial.mkdir(exist_ok=True)
         yield partial
     finally:
         if partial != kept or root.exists():
             shutil.rmtree(partial, ignore_errors=True)
-        os.close(held)
+        _release(partial, held)
 
 
 def partial_name(root: Path) -> Path:
@@ -66,29 +66,35 @@ def partial_name(root: Path) -> Path:
 
 
 def _hold(partial: Path) -> int | None:
-    """Makes the folder where it is missing and locks it; None where another process fills it."""
-    partial.mkdir(exist_ok=True)
-    held = os.open(partial, os.O_RDONLY)
+    """Locks a file beside the folder, for as long as this process lives; None where another process
+    holds it. NFS locks no folder, and no file that is not written."""
+    path = f"{partial}.lock"
+    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Its last holder may have renamed it meanwhile.
-        if os.path.samestat(os.fstat(held), os.stat(partial)):
+        # Its last holder may have removed it meanwhile.
+        if os.path.samestat(os.fstat(held), os.stat(path)):
             return held
-    except OSError:
+    except (BlockingIOError, FileNotFoundError):
         pass
+    except OSError:
+        os.close(held)
+        raise
     os.close(held)
     return None
 
 
+def _release(partial: Path, held: int) -> None:
+    Path(f"{partial}.lock").unlink(missing_ok=True)
+    os.close(held)
+
+
 def _remove_abandoned(root: Path, kept: Path | None) -> None:
-    own = re.compile(rf"\.{re.escape(root.name)}\.([0-9a-f]{{32}}|\d+(-\d+)+)\.partial")
-    for partial in root.parent.iterdir():
-        if partial == kept or not own.fullmatch(partial.name):
+    name = rf"(\.{re.escape(root.name)}\.([0-9a-f]{{32}}|\d+(-\d+)+)\.partial)(\.lock)?"
+    for path in sorted(root.parent.iterdir()):
+        if not (own := re.fullmatch(name, path.name)):
             continue
-        with contextlib.suppress(OSError):  # Another process fills it, or removes it.
-            held = os.open(partial, os.O_RDONLY)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(partial)
-            finally:
-                os.close(held)
+        partial = path.with_name(own[1])
+        if partial != kept and (held := _hold(partial)) is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+            _release(partial, held)

@@ -3,7 +3,9 @@
 import collections
 import contextlib
 import os
+import re
 import sys
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -16,31 +18,94 @@ from flm_jax.errors import InputError
 _STEPS_AHEAD = 2
 
 
-def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+# Seconds until it is said that the other processes are missing, and until they are given up.
+_PATIENCE = (10, 300)
+
+# What names the processes of a run, where no flags do.
+_ANNOUNCED = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST")
+_ANNOUNCED += ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+
+# In an error of a computation over several processes.
+_LOST = re.compile("gloo|nccl|connection (closed|reset)|coordination service", re.IGNORECASE)
+
+
+def connect(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    announced: bool = True,
+) -> None:
     """Connects to the run's other processes, before anything is computed.
 
     Args:
-        coordinator: host:port of the first process, the same for all. None: as Slurm, Open MPI or
-            TPUs announce it; without any of them, one process.
-        num_processes: how many there are.
+        coordinator: host:port of the first process, the same for all.
+        num_processes: how many there are; 1 needs neither of the others.
         process_id: which one this is, from 0.
+        announced: whether, without these three, those of Slurm, Open MPI or TPUs are taken; without
+            any of them, one process.
 
     Raises:
         InputError: the three are not given together, or the others could not be reached.
     """
     given = (coordinator, num_processes, process_id)
+    if num_processes == 1 or not (announced or any(value is not None for value in given)):
+        return
     if None in given and given != (None, None, None):
         raise InputError("--coordinator, --num_processes and --process_id are given together")
     # JAX's own handling of SIGTERM would compete with signals.py.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        with _said_while_waiting(_awaited(*given)):
+            # JAX itself would abort where the others do not come.
+            jax.distributed.initialize(*given, initialization_timeout=2 * _PATIENCE[1])
     except (RuntimeError, ValueError) as error:
         if coordinator is not None or "coordinator_address should be defined" not in str(error):
             raise InputError(
                 f"--coordinator={coordinator}: the {num_processes} processes did not come "
                 f"together: {str(error).splitlines()[0]}"
             ) from None
+
+
+def _awaited(coordinator, num_processes, process_id) -> str:
+    """What says that there are other processes."""
+    names = [name for name in _ANNOUNCED if name in os.environ]
+    if coordinator is not None:
+        return f"--coordinator={coordinator} --num_processes={num_processes}, this one {process_id}"
+    return ", ".join(f"{name}={os.environ[name]}" for name in names) or "the cluster's environment"
+
+
+@contextlib.contextmanager
+def _said_while_waiting(awaited: str) -> Iterator[None]:
+    """Says after a while what its block waits for, and ends the process when that is in vain."""
+    done = threading.Event()
+    alone = "--num_processes=1 runs this process alone"
+
+    def watch() -> None:
+        if done.wait(_PATIENCE[0]):
+            return
+        os.write(2, f"waiting for the other processes of the run ({awaited}); {alone}\n".encode())
+        if not done.wait(_PATIENCE[1] - _PATIENCE[0]):
+            os.write(2, f"error: the other processes did not come ({awaited}); {alone}\n".encode())
+            os._exit(1)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def lost_process(error: Exception) -> str:
+    """What to say where the error came because another process has ended; '' where not."""
+    if not _LOST.search(str(error)) or jax.process_count() == 1:
+        return ""
+    return (
+        f"another process of the run has ended ({str(error).splitlines()[0][:200]}); look at its "
+        "output. The same command, in all processes, continues from the last checkpoint"
+    )
 
 
 def is_first() -> bool:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks to stop where that is safe, the second quits at once.
+"""Signals that stop: the first asks to stop where that is safe, the second quits at once.
 
 Python's KeyboardInterrupt may come anywhere; inside an XLA compilation it ends in a segmentation
 fault. So training asks between its steps whether to stop.
@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 
 from flm_jax.runtime.log import write_error
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Besides Ctrl-C and `kill`: a terminal that is closed, and Slurm's warning (--signal=USR1@60).
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 # `timeout` sends a signal to its command and again to the group that both are in.
 _SAME_WITHIN = 0.1  # seconds
@@ -24,7 +25,7 @@ _SAME_WITHIN = 0.1  # seconds
 
 @contextlib.contextmanager
 def collect_signals() -> Iterator[list[int]]:
-    """Collects the first SIGINT or SIGTERM in a list; a second one ends the process at once."""
+    """Collects the first of `SIGNALS` in a list; a second one ends the process at once."""
     received: list[int] = []
     with _handled(received.append):
         yield received
@@ -32,7 +33,7 @@ def collect_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def exit_on_signals(remark: str) -> Iterator[None]:
-    """Ends the process at the first SIGINT or SIGTERM with 128 + its number, and a remark."""
+    """Ends the process at the first of `SIGNALS` with 128 + its number, and a remark."""
 
     def leave(number: int) -> None:
         write_error(f"\nstopped by {signal.Signals(number).name}: {remark}\n")
@@ -61,7 +62,9 @@ def _handled(at_first: Callable[[int], None]) -> Iterator[None]:
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
     # Python writes to the pipe only for signals that have a Python handler.
-    previous = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    # Under `nohup` the end of a session is none of the process.
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    previous = {number: signal.signal(number, lambda *_: None) for number in {*SIGNALS} - ignored}
     previous_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
         yield

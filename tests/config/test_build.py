@@ -65,6 +65,17 @@ def test_the_reader_gets_the_settings_of_the_config(config, train_records, monke
     assert seen[2]["augmentation"] is None
 
 
+def test_the_split_has_a_seed_of_its_own(config, faces_root, tmp_path):
+    config.data.root, config.data.exif_upright = str(faces_root), True
+
+    def lines(key, seed):
+        splits = build.read_splits(change(config, key, seed), tmp_path)
+        assert all(record.upright for part in splits for record in part)
+        return [record.line for record in splits.validation]
+
+    assert lines("seed", 0) == lines("seed", 1) != lines("data.split_seed", 1)
+
+
 def test_a_crop_of_no_size_names_the_face(config, train_records):
     config.batch_size = 8
     sides = [(record.box[2:] - record.box[:2]).min() for record in train_records]

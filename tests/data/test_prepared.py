@@ -160,6 +160,7 @@ def copied(faces_root, tmp_path):
         ({"box": "landmarks"}, "data.box: rectangle -> landmarks"),
         ({"crop": {**CROPS[0], "margin": 12.0}}, "data.crop: .*'margin': 10.0.* -> .*12.0"),
         ({"reach": 9.0}, r"data.augmentation \(reach\): 2\.\d+ -> 9.0"),
+        ({"exif_upright": True}, "data.exif_upright: False -> True"),
         ({"zoom": 9.0}, r"data.augmentation \(zoom\): 1\.\d+ -> 9.0"),
     ],
 )

@@ -32,7 +32,14 @@ def broken(index, *values):
     ("line", "message"),
     [
         (broken(206), "206 fields, expected 207"),
-        (broken(206, "x", "y"), "208 fields, expected 207"),
+        (
+            line_of(["1", *make_fields()]),
+            "attributes are 95 1 0 0 1 0, expected six of 0 or 1; the line has 208",
+        ),
+        (line_of([*make_fields()[:136], "a/face.jpg"]), "137 fields (68 points, or 63 with"),
+        (line_of([*make_fields()[:16], *make_fields()]), "223 fields (111 points, or 106 with"),
+        (broken(0, "-1", "-1"), "point 0 is -1 -1, which marks a point without a label"),
+        (line_of(make_fields()) + 2**16 * b"a", "a line of more than 65536 characters"),
         (b"", "0 fields, expected 207"),
         (broken(3, "nan"), "field 4 is 'nan', expected a finite number"),
         (broken(195, "1e39"), "field 196 is '1e39', expected a finite number"),
@@ -41,7 +48,7 @@ def broken(index, *values):
         (broken(199, "4"), "degenerate rectangle: xmin ymin xmax ymax = 10 5 90 4"),
         (broken(202, "2"), "attributes are 1 0 2 1 0 1, expected six of 0 or 1"),
         (broken(206, "a/other.jpg"), "a/other.jpg: no such image under"),
-        (b"\xff\xfe", "not UTF-8 text"),
+        (b"\xff\xfe", "not UTF-8 or UTF-16 text"),
         (broken(144, *make_fields()[120:122]), "points 60 and 72 coincide"),
     ],
 )
@@ -51,6 +58,15 @@ def test_a_wrong_line_is_named_with_what_is_wrong(tmp_path, line, message):
         wflw.read_list(tmp_path, wflw.TRAIN_LIST)
     assert str(error.value).startswith(f"{path}:2: ")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_may_have_a_byte_order_mark_and_names_with_spaces(tmp_path, encoding):
+    path = write_list(tmp_path, [], images=["a/my face é.jpg"])
+    lines = 2 * [line_of(make_fields("a/my face é.jpg")).decode()]
+    path.write_bytes("\r\n".join(lines).encode(encoding))
+    records = wflw.read_list(tmp_path, wflw.TRAIN_LIST)
+    assert [record.image_name for record in records] == 2 * ["a/my face é.jpg"]
 
 
 def test_a_missing_root_says_where_wflw_comes_from(tmp_path):

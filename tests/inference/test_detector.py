@@ -62,6 +62,35 @@ def test_each_face_has_one_box_the_best_above_the_threshold(monkeypatch):
     assert sides == [320, 160], "without a face a second look at half the size"
 
 
+def test_a_small_face_in_a_large_image_is_found():
+    """By CenterFace itself, once the image is looked at in more detail."""
+    image = np.full((500, 2400, 3), 90, np.uint8)
+    truth = []
+    for seed, left in ((2, 100), (3, 900), (4, 1700)):
+        drawn = dataset.draw_picture(np.random.default_rng(seed), 1)
+        scale = 80 / (drawn.faces[0].box[3] - drawn.faces[0].box[1])
+        face = cv2.resize(drawn.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        height, width = (min(side, 480) for side in face.shape[:2])
+        image[:height, left : left + width] = face[:height, :width, ::-1]
+        truth.append(drawn.faces[0].box * scale + [left, 0, left, 0])
+
+    def count(side):
+        boxes = detector.CenterFace(side=side)(image).boxes
+        hits = [
+            len(boxes) and detector.overlaps(boxes, np.float32(box)).max() > 0.4 for box in truth
+        ]
+        return sum(hits)
+
+    assert count(640) < count(0) == 3
+
+
+def test_a_large_image_is_looked_at_twice_unless_a_side_is_given(monkeypatch):
+    for side, looks in ((0, [640, 1024]), (960, [960])):
+        nets, detect = fake(monkeypatch, [(5, 5, 0.9)], side=side)
+        assert len(detect(np.zeros((400, 2000, 3), np.uint8)).boxes) == len(looks)
+        assert [blob.shape[3] for blob in nets[0].inputs] == looks
+
+
 def test_threads_and_images_of_any_shape_can_be_served(monkeypatch):
     nets, detect = fake(monkeypatch, [])
     shapes = [(1, 1), (3, 2000), (2000, 3), (7, 9)]

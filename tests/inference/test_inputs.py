@@ -1,9 +1,12 @@
 import json
+import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flm_jax.data import wflw
+from flm_jax.data.images import read_image
 from flm_jax.errors import InputError
 from flm_jax.inference import inputs
 
@@ -15,7 +18,7 @@ def make(folder, *names):
 
 
 def names(source, output):
-    return [image.name for image in inputs.find_images(str(source), output)]
+    return [image.name for image in inputs.find_inputs(str(source), output)]
 
 
 def test_images_are_named_below_what_they_share_without_those_of_the_output(tmp_path):
@@ -24,13 +27,13 @@ def test_images_are_named_below_what_they_share_without_those_of_the_output(tmp_
     assert names(f"{tmp_path}/**/*.jpg", tmp_path / "out") == ["deep/er/a.jpg"]
     assert names(f"{tmp_path}/**/*.jpg", tmp_path / "x") == ["deep/er/a.jpg", "out/overlays/a.jpg"]
     assert names(tmp_path / "deep/face", tmp_path) == ["face"], "a file, whatever its name"
-    (image, _) = inputs.find_images(str(tmp_path), tmp_path / "out")
+    (image, _) = inputs.find_inputs(str(tmp_path), tmp_path / "out")
     assert image.path == str(tmp_path / "b.PNG")
 
 
 def test_nothing_to_read_is_an_error_that_says_what_is_expected(tmp_path):
     make(tmp_path, "notes.txt")
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match=r"holds no image .*, but 1 \.txt"):
         names(tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match=r"--input=.*nowhere: no such file.*glob in quotes"):
         names(tmp_path / "nowhere", tmp_path / "out")
@@ -38,10 +41,39 @@ def test_nothing_to_read_is_an_error_that_says_what_is_expected(tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "is_video", "is_file"),
-    [("0", True, False), ("clip.MP4", True, True), ("a.jpg", False, True), ("dir", False, True)],
+    [
+        *[("0", True, False), ("rtsp://host/live", True, False), ("HTTPS://host/a", True, False)],
+        *[("clip.MP4", True, True), ("a.ts", True, True), ("a.3gp", True, True)],
+        *[("a.jpg", False, True), ("dir", False, True)],
+    ],
 )
 def test_videos_and_cameras_are_told_from_images(source, is_video, is_file):
     assert (inputs.is_video(source), inputs.is_file(source)) == (is_video, is_file)
+
+
+def test_linked_folders_are_searched_and_what_is_left_out_is_counted(tmp_path, capsys):
+    make(tmp_path, "in/a.heic", "in/b.HEIC", "in/c", "other/d.avif", "other/e.mp4")
+    (tmp_path / "in/link").symlink_to(tmp_path / "other")
+    (tmp_path / "other/loop").symlink_to(tmp_path / "in")
+    assert names(tmp_path / "in", tmp_path / "out") == ["link/d.avif", "link/e.mp4"]
+    assert "in: left out: 2 .heic, 1 without a suffix\n" in capsys.readouterr().out
+    found = inputs.find_inputs(str(tmp_path / "in"), tmp_path / "out", videos=False)
+    assert [image.name for image in found] == ["link/d.avif"], "with --boxes image"
+    assert "1 .mp4" in capsys.readouterr().out
+
+
+def test_brackets_may_stand_in_names(tmp_path):
+    make(tmp_path, "b[1].jpg", "in [2024]/a.jpg")
+    assert names(tmp_path / "b[1].jpg", tmp_path) == ["b[1].jpg"]
+    assert names(tmp_path / "in [2024]/*.jpg", tmp_path / "out") == ["a.jpg"]
+
+
+def test_an_animated_gif_is_a_video(tmp_path):
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 255)]
+    frames[0].save(tmp_path / "one.gif")
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    found = inputs.find_inputs(str(tmp_path), tmp_path / "out")
+    assert [(each.name, each.is_video) for each in found] == [("one.gif", False), ("two.gif", True)]
 
 
 def test_boxes_of_a_wflw_list_are_its_rectangles(faces_root, test_records):
@@ -60,12 +92,16 @@ ITEMS = [
     "text",
     [
         "1 2 3.25 4 a.jpg\n\n5 6 7 8 b/c.png\n",
+        b"\xef\xbb\xbf1 2 3.25 4 a.jpg\r\n5 6 7 8 b/c.png",
+        "1 2 3.25 4 a.jpg\n5 6 7 8 b/c.png".encode("utf-16"),
+        "1 2 3.25 4 0.98 a.jpg\n5 6 7 8 9.8e-01 b/c.png\n",
+        json.dumps({"a.jpg": [[1, 2, 3.25, 4, 0.98]], "b/c.png": [[5, 6, 7, 8, 0.7]]}),
         json.dumps({"a.jpg": [[1, 2, 3.25, 4]], "b/c.png": [[5, 6, 7, 8]]}),
         json.dumps(ITEMS),
     ],
 )
 def test_every_form_of_box_file_says_the_same(tmp_path, text):
-    (tmp_path / "boxes").write_text(text)
+    (tmp_path / "boxes").write_bytes(text if isinstance(text, bytes) else text.encode())
     found = inputs.read_boxes(str(tmp_path / "boxes"))
     expected = [("a.jpg", [1, 2, 3.25, 4]), ("b/c.png", [5, 6, 7, 8])]
     assert [(name, box.tolist()) for name, box in found] == expected
@@ -76,6 +112,11 @@ def test_every_form_of_box_file_says_the_same(tmp_path, text):
     [
         ("", "holds no box"),
         ("1 2 3 4 a.jpg\n1 2 3 a.jpg\n", ":2: 4 fields; expected the 207"),
+        (
+            136 * "7 " + "a.jpg",
+            r":1: 137 fields \(68 points, or 63 with .* here has 98\); expected",
+        ),
+        (f"1 2 3 4 {70_000 * 'a'}", ":1: a line of more than 65536 characters"),
         ("1 2 3 x a.jpg\n", ":1: .*is no box"),
         ("5 2 3 4 a.jpg\n", ":1: .*is no box"),
         ("1 2 nan 4 a.jpg\n", ":1: .*is no box"),
@@ -98,6 +139,39 @@ def test_a_wrong_box_file_is_refused_with_the_place(tmp_path, content, message):
         (tmp_path / "boxes").write_bytes(content)
     with pytest.raises(InputError, match=message):
         inputs.read_boxes(str(tmp_path / "boxes"))
+
+
+def test_names_may_hold_spaces_or_be_missing(tmp_path):
+    make(tmp_path, "a.jpg")
+    text = "1 2 3 4 my face.jpg\n1 2 3 4 0.5 01 face.jpg\n1 2 3 4 01 face.jpg\n"
+    (tmp_path / "boxes").write_text(text)
+    found = inputs.read_boxes(str(tmp_path / "boxes"))
+    assert [name for name, _ in found] == ["my face.jpg", "01 face.jpg", "01 face.jpg"]
+    boxes = np.array([[1, 2, 3, 4, 0.5], [5, 6, 7, 8, 0.9]])
+    for columns in (4, 5):
+        np.savetxt(tmp_path / "boxes", boxes[:, :columns])
+        (image,) = inputs.find_boxed_images(str(tmp_path / "a.jpg"), str(tmp_path / "boxes"))
+        np.testing.assert_array_equal([box for _, box in image.boxes], boxes[:, :4])
+    with pytest.raises(InputError, match="names no image, so --input has to be one"):
+        inputs.find_boxed_images(str(tmp_path), str(tmp_path / "boxes"))
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "x/../../a.jpg", "..", "//x"])
+def test_no_name_leaves_the_input(tmp_path, name):
+    (tmp_path / "boxes").write_text(f"1 2 3 4 {name}\n")
+    with pytest.raises(InputError, match=f"'{name}' lies outside of --input="):
+        inputs.find_boxed_images(str(tmp_path / "in"), str(tmp_path / "boxes"))
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path in (str(tmp_path / "pipe.mp4"), "/dev/zero"):
+        with pytest.raises(InputError, match="not a regular file"):
+            inputs.read_boxes(path)
+        with pytest.raises(InputError, match="not a regular file"):
+            read_image(path, path)
+        with pytest.raises(InputError, match="not a regular file"):
+            inputs.open_video(path)
 
 
 def test_boxed_images_are_found_below_the_input_or_as_landmarks_json_names_them(

@@ -195,6 +195,7 @@ def test_what_was_done_before_a_signal_is_written(predictor, tmp_path, monkeypat
 def test_the_input_is_never_overwritten(tmp_path, monkeypatch, source, boxes):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "out/overlays/a.png")
+    (tmp_path / "out/overlays/a.mp4").touch()
     (tmp_path / "link").symlink_to("out")
     box_file(tmp_path, {"a.png": [[1, 1, 9, 9]]})
     shutil.copy("boxes.json", "out/landmarks.json")
@@ -203,11 +204,11 @@ def test_the_input_is_never_overwritten(tmp_path, monkeypatch, source, boxes):
 
 
 def test_no_two_overlays_share_a_name(tmp_path):
-    names = ["a.jpg", "../a.jpg", "A.JPG", "a", "a.png", "x/a.jpg", "/", "b.txt"]
+    names = ["a.jpg", "A.JPG", "a", "a.png", "x/a.jpg", "b.txt"]
     boxes = box_file(tmp_path, {name: [[1, 1, 9, 9]] for name in names})
     job = pipeline.plan(str(tmp_path), tmp_path / "out", boxes=str(boxes))
     found = [str(source.overlay.relative_to(tmp_path / "out/overlays")) for source in job.sources]
-    expected = ["a.jpg", "a_2.jpg", "A_3.JPG", "a.png", "a_2.png", "x/a.jpg", "image.png"]
+    expected = ["a.jpg", "A_2.JPG", "a.png", "a_2.png", "x/a.jpg"]
     assert found == [*expected, "b.txt.png"]
 
 
@@ -279,6 +280,45 @@ def test_an_overlay_that_browsers_do_not_play_says_so(
     content = (tmp_path / "overlays/a.mp4").read_bytes()
     assert (b"avc1" in content) != ("a.mp4: in MPEG-4, which browsers do not play" in told.out)
     assert "h264" not in told.err
+
+
+def test_a_detected_face_is_framed_as_those_of_the_training(clip, tmp_path):
+    """In images, videos and Python: here by the box of the landmarks, not WFLW's rectangle."""
+    settings = {"image_size": SIDE, "crop": {"margin": 0.0}, "batch_size": 4, "box": "landmarks"}
+    predictor = LandmarkPredictor(same_face, pixel_outputs=("scale",), detect=one_face, **settings)
+    inner = np.float32([[100, 50, 180, 130]])
+    rectangle = geometry.add_margins(inner, np.array(RECTANGLE_MARGINS))
+    detect = predictor._detect = lambda image: Detections(rectangle, np.float32([0.9]))
+    for source in (write(tmp_path / "a.png", (320, 240)), clip):
+        first, *_ = predict(predictor, source, tmp_path / "out", boxes="", detect=detect)
+        np.testing.assert_allclose([first["faces"][0]["box"]], inner, atol=1e-3)
+    image = np.zeros((240, 320, 3), np.uint8)
+    np.testing.assert_allclose(predictor(image), predictor(image, inner), atol=1e-3)
+    np.testing.assert_allclose(predictor.margins, 0)
+
+
+def test_a_folder_of_videos_and_images_is_read_whole(predictor, clip, tmp_path):
+    shutil.copy(clip, tmp_path / "b.avi")
+    (tmp_path / "c.mp4").write_bytes(b"hello")
+    shutil.copy(clip, tmp_path / "d.avi")
+    write(tmp_path / "a.png")
+    with pytest.raises(InputError, match="one image or box could not be used.*c.mp4"):
+        predict(predictor, tmp_path, tmp_path / "out", boxes="", detect=one_face)
+    found = [(os.path.basename(e["image"]), e.get("frame")) for e in read(tmp_path / "out")]
+    frames = [(name, frame) for name in ("b.avi", "d.avi") for frame in range(8)]
+    assert found == [("a.png", None), *frames]
+    assert sorted(os.listdir(tmp_path / "out/overlays")) == ["a.png", "b.mp4", "d.mp4"]
+
+
+def test_a_stream_is_timed_by_the_clock(predictor, clip, tmp_path, monkeypatch):
+    opened, capture = [], cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda name: (opened.append(name), capture(clip))[1])
+    address = "rtsp://host/live?channel=1"
+    entries = predict(predictor, address, tmp_path, boxes="", detect=one_face, overlays=False)
+    assert opened == [address]
+    assert [entry["time"] for entry in entries] != [frame / 25 for frame in range(8)]
+    (source,) = pipeline.plan(address, tmp_path).sources
+    assert source.overlay == tmp_path / "overlays/stream.mp4"
 
 
 def test_an_earlier_overlay_stays_until_the_video_is_done(predictor, clip, tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import pathlib
 import shutil
 
 import numpy as np
@@ -141,6 +142,24 @@ def test_figures_do_not_depend_on_the_batch_size_nor_on_other_protocols(thorough
         assert again["protocols"] == again["box_robustness"] == {}
         for key in ("nme", "fr10", "auc10", "loss", "nme_mean_shape", "groups"):
             assert again[key] == pytest.approx(figures[key], rel=rel, abs=0)
+
+
+def test_unreadable_images_up_to_a_share_are_left_out(evaluated, faces_root, tmp_path, capsys):
+    workdir, config = evaluated
+    config = config.copy_and_resolve_references()
+    config.data.root, config.data.max_unreadable = str(tmp_path / "faces"), 0.5
+    shutil.copytree(faces_root, config.data.root)
+    shutil.copytree(workdir, tmp_path / "work")
+    records = build.read_splits(config, workdir).test
+    pathlib.Path(records[1].image_path).write_bytes(b"")
+    evaluate.run(config, tmp_path / "work")
+    figures, arrays = load_evaluation(tmp_path / "work")
+    _, expected = load_evaluation(workdir)
+    kept = [i for i, each in enumerate(records) if each.image_name != records[1].image_name]
+    assert list(arrays["line"]) == [records[i].line for i in kept]
+    assert figures["num_faces"] == len(kept) == len(records) - figures["num_unreadable"]
+    np.testing.assert_allclose(arrays["nme"], expected["nme"][kept], rtol=1e-5)
+    assert "test faces can't be read" in capsys.readouterr().out
 
 
 def test_a_subset_list_has_files_and_figures_of_its_own(evaluated, test_records):

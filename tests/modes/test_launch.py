@@ -4,6 +4,9 @@ import errno
 import importlib
 import json
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -51,6 +54,21 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
 def test_a_config_that_is_missing_is_refused():
     assert "configs/nowhere.py" in launch(config="nowhere", code=1)
     assert "--config" in launch(config="", code=1)
+
+
+def test_an_error_in_a_config_file_keeps_its_place_and_a_missing_flag_file_is_a_line(tmp_path):
+    (tmp_path / "own.py").write_text("def get_config():\n    import os\n    return os.nothing\n")
+    for argument, message in [
+        (f"--config={tmp_path}/own.py", f'{tmp_path}/own.py", line 3, in get_config'),
+        (f"--flagfile={tmp_path}/none", "error: Unable to open flagfile"),
+        ("--config=~/own.py", f"{tmp_path}/own.py"),
+    ]:
+        command = [sys.executable, "launch.py", argument]
+        environment = {**os.environ, "HOME": str(tmp_path)}
+        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert process.returncode == 1
+        assert message in process.stderr
+        assert ("Traceback" in process.stderr) == argument.endswith("own.py")
 
 
 RECIPES = {path.stem for path in (ROOT / "configs").glob("[a-z]*.py")} - {"demo"}

@@ -24,6 +24,7 @@ def work(tmp_path_factory, faces_root, train_records):
     workdir = tmp_path_factory.mktemp("work")
     config = make_config(faces_root)
     config.model.mean_shape = True
+    config.data.box = "landmarks"
     given = build.starting_values(config, build.build_model(config), train_records)
     save_state(workdir, config, make_state(config, given=given)[1])
     evaluate.run(config, workdir)
@@ -57,8 +58,13 @@ def test_landmarks_of_given_boxes_are_those_of_evaluate(
 
 
 def test_an_rgb_image_is_as_good_as_its_file(work, loaded, test_records):
+    assert loaded.box == "landmarks", "as it was trained"
     record = test_records[0]
     image = np.asarray(read_record_image(record)[..., ::-1])
+    scored = np.append(record.box, 0.9).astype(np.float32)  # as a detector gives it
+    np.testing.assert_array_equal(
+        loaded(image, np.tile(scored, (4, 1)))[:1], loaded(image, record.box[None])
+    )
     landmarks = loaded(image, record.box[None])
     assert landmarks.dtype == np.float32
     expected = np.load(work[0] / "predictions.npz")["landmarks"][:1]
@@ -82,6 +88,7 @@ def test_few_shapes_compile_whatever_the_number_of_faces(loaded, monkeypatch):
     [
         (np.zeros((5, 5)), None, r"a uint8 array \[h, w, 3\] in RGB, not float64 \(5, 5\)"),
         (EMPTY, "face", "expected an array"),
+        (EMPTY, np.zeros((4, 3), np.float32), r"expected an array \[n, 4\], not \[4, 3\]"),
         (EMPTY, np.float32([[1, 1, 1, 4]]), "has no area"),
         (EMPTY, np.float32([[9, 9, 12, 12]]), "outside of the image"),
     ],

@@ -1,6 +1,7 @@
 """A training on drawn faces; test_resume.py and test_signals.py stop and continue it."""
 
 import json
+import pathlib
 import re
 import shutil
 
@@ -9,6 +10,8 @@ import pytest
 from support.launches import read_log, steps_in
 from support.networks import change, load_evaluation, tiny_config
 
+from flm_jax.data import wflw
+from flm_jax.data.images import ImageError
 from flm_jax.errors import InputError
 from flm_jax.modes import evaluate, train
 
@@ -62,6 +65,17 @@ def test_the_best_epoch_is_kept_and_evaluated(faces_root, tmp_path, monkeypatch)
     train.run(config, tmp_path)
     assert steps_in(tmp_path) == [4, 8]
     assert load_evaluation(tmp_path)[0]["step"] == 4
+
+
+def test_an_unreadable_test_image_is_told_of_before_the_training(faces_root, tmp_path):
+    config = make_config(faces_root)
+    config.data.root = str(tmp_path / "faces")
+    shutil.copytree(faces_root, config.data.root)
+    record = wflw.read_list(config.data.root, wflw.TEST_LIST)[5]
+    pathlib.Path(record.image_path).write_bytes(b"")
+    with pytest.raises(ImageError, match=f":6: {record.image_name}: the file is empty"):
+        train.run(config, tmp_path / "work")
+    assert not list((tmp_path / "work").glob("*/*"))
 
 
 def test_a_jump_of_the_learning_rate_has_to_be_wanted(trained, faces_root, tmp_path, capsys):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flm_jax.errors import InputError
+from flm_jax.runtime import work_folder
 from flm_jax.runtime.partial_folder import landing, partial_folder, partial_name
 
 
@@ -14,13 +15,34 @@ def test_what_killed_processes_left_is_removed_and_what_others_fill_is_kept(tmp_
     for folder in (abandoned, filled):
         folder.mkdir()
         (folder / "a.jpg").touch()
-    held = os.open(filled, os.O_RDONLY)
+    lock = f"{filled.name}.lock"
+    (tmp_path / f"{abandoned.name}.lock").touch()
+    held = os.open(tmp_path / lock, os.O_RDWR | os.O_CREAT)
     fcntl.flock(held, fcntl.LOCK_EX)
     with partial_folder(root) as partial:
         assert not abandoned.exists()
         partial.rename(root)
     os.close(held)
-    assert {path.name for path in tmp_path.iterdir()} == {"faces", filled.name}
+    assert {path.name for path in tmp_path.iterdir()} == {"faces", filled.name, lock}
+
+
+def test_locks_are_of_files_that_are_written(tmp_path, monkeypatch):
+    """NFS refuses others."""
+    seen, lock = [], fcntl.flock
+
+    def lock_on_nfs(file, operation):
+        seen.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE)
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_on_nfs)
+    with partial_folder(tmp_path / "faces", "resume"):
+        (tmp_path / ".faces.0123.partial").mkdir()
+        with partial_folder(tmp_path / "faces"):
+            pass
+    with work_folder.only_run_in(tmp_path):
+        pass
+    assert len(seen) >= 5
+    assert set(seen) == {os.O_RDWR}
 
 
 def test_a_folder_that_is_not_finished_is_removed(tmp_path):

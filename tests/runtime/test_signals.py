@@ -27,12 +27,32 @@ from support.launches import (
 )
 
 from flm_jax.data.workers import start_worker
+from flm_jax.runtime.signals import collect_signals
 
 
 def launch_signalled(moment, number, *arguments):
     environment = {"MOMENT": moment, "NUMBER": str(int(number))}
     program = "tests/support/signalled_launch.py"
     return launch(*arguments, program=program, environment=environment, code=128 + number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_closed_terminal_and_a_warning_of_slurm_stop_too(number):
+    with collect_signals() as received:
+        os.kill(os.getpid(), number)
+        deadline = time.monotonic() + 60
+        while not received:
+            assert time.monotonic() < deadline
+    assert received == [number]
+
+
+def test_what_nohup_starts_survives_the_end_of_its_session():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with collect_signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.mark.parametrize(

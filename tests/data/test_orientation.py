@@ -1,0 +1,53 @@
+"""Images whose EXIF orientation says that they are to be turned."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from PIL import Image
+from support.faces import blob_position, make_record, uses_of
+
+from flm_jax.data import orientation, prepared_face
+from flm_jax.data.images import read_record_image
+
+
+def turned_image(path):
+    """A blob at (10, 30) of the upright image of 40 x 60 px, which is stored on its side."""
+    upright = np.zeros((60, 40, 3), np.uint8)
+    cv2.circle(upright, (10, 30), 3, (255, 255, 255), -1)
+    exif = Image.Exif()
+    exif[274] = 6  # "turn by 90 degrees to the right to view"
+    stored = np.ascontiguousarray(np.rot90(upright))
+    Image.fromarray(stored).save(path, exif=exif, quality=95)
+    return path
+
+
+def test_an_image_is_read_as_its_points_mean_it_prepared_too(tmp_path):
+    record = make_record(turned_image(tmp_path / "a.jpg"))
+    assert read_record_image(record).shape == (40, 60, 3)
+    upright = dataclasses.replace(record, upright=True)
+    image = read_record_image(upright)
+    assert image.shape == (60, 40, 3)
+    np.testing.assert_allclose(blob_position(image), [10, 30], atol=0.5)
+    box = np.array([5, 25, 15, 35], np.float32)
+    content = prepared_face.encode_face(dataclasses.replace(upright, box=box), uses_of(4))
+    assert np.frombuffer(content, prepared_face._HEADER, 1)[0]["original_size"].tolist() == [40, 60]
+
+
+def test_turned_images_and_faces_outside_of_theirs_are_counted(tmp_path):
+    points = np.full((98, 2), (20, 50), np.float32)  # within the upright image alone
+    record = make_record(turned_image(tmp_path / "a.jpg"), points)
+    plain, far = (
+        dataclasses.replace(record, image_path=str(tmp_path / "b.png"), landmarks=own)
+        for own in (points, points + 30)
+    )
+    cv2.imwrite(plain.image_path, np.zeros((60, 40, 3), np.uint8))
+    first, second = orientation.describe_suspects([record, record, plain, far])
+    assert first.startswith(
+        "1 of 2 images have an EXIF orientation and are read as they are stored"
+    )
+    assert "list.txt:7: a.jpg. " in first
+    assert second.startswith("3 of 4 faces lie outside of their image")
+    upright = dataclasses.replace(record, upright=True)
+    missing = dataclasses.replace(record, image_path=str(tmp_path / "missing.jpg"))
+    assert orientation.describe_suspects([upright, plain, missing]) == []
