@@ -36,6 +36,8 @@ def test_a_wrong_command_is_refused_with_one_message(faces_root, tmp_path, argum
     assert message in launch(*tiny(faces_root, tmp_path / "work"), argument, code=1)
 
 
+# ml_collections loads the config so.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     def fill(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
