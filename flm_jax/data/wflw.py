@@ -247,7 +247,9 @@ def _lines(path: Path, num_fields: int) -> Iterator[tuple[int, list[str]]]:
                 empty = empty or line
                 continue
             if empty or len(fields) != num_fields:
-                count = "0 fields" if empty else count_fields(len(fields))
+                is_of_points = num_fields > NUM_LANDMARKS and not empty
+                number = 0 if empty else len(fields)
+                count = count_fields(number) if is_of_points else f"{number} fields"
                 raise ListError(f"{path}:{empty or line}: {count}, expected {num_fields}")
             yield line, fields
     except OSError as error:

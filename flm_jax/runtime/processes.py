@@ -22,8 +22,10 @@ _STEPS_AHEAD = 2
 _PATIENCE = (10, 300)
 
 # What names the processes of a run, where no flags do.
-_ANNOUNCED: tuple[str, ...] = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST")
-_ANNOUNCED += ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+_ANNOUNCED = (
+    *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"),
+    *("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+)
 
 # In an error of a computation over several processes.
 _LOST = re.compile("gloo|nccl|connection (closed|reset)|coordination service", re.IGNORECASE)

@@ -54,6 +54,10 @@ def test_an_unknown_rung_is_an_error_that_names_the_others():
 def test_a_wrong_or_missing_setting_is_named(config, key, value, message):
     with pytest.raises(InputError, match=message):
         schema.check(change(config, key, value))
+    with config.unlocked():
+        del config.loss
+    with pytest.raises(InputError, match=r"config lacks the keys \['loss'\]"):
+        schema.check(config)
 
 
 def test_the_home_folder_may_stand_in_every_path(config, monkeypatch):
@@ -62,10 +66,6 @@ def test_the_home_folder_may_stand_in_every_path(config, monkeypatch):
         changed = change(config, key, "~/x")
         schema.expand_home(changed)
         assert schema._flat(changed.to_dict())[key] == "/home/me/x"
-    with config.unlocked():
-        del config.loss
-    with pytest.raises(InputError, match=r"config lacks the keys \['loss'\]"):
-        schema.check(config)
 
 
 def test_every_interval_and_choice_is_of_a_key(config):

@@ -86,7 +86,7 @@ def test_a_small_face_in_a_large_image_is_found():
 
 def test_a_large_image_is_looked_at_twice_unless_a_side_is_given(monkeypatch):
     for side, looks in ((0, [640, 1024]), (960, [960])):
-        nets, detect = fake(monkeypatch, [(5, 5, 0.9)], side=side)
+        nets, detect = fake(monkeypatch, [(20, 100, 0.9)], side=side)
         assert len(detect(np.zeros((400, 2000, 3), np.uint8)).boxes) == len(looks)
         assert [blob.shape[3] for blob in nets[0].inputs] == looks
 

@@ -136,7 +136,7 @@ def test_figures_do_not_depend_on_the_batch_size_nor_on_other_protocols(thorough
     figures, _ = load_evaluation(workdir, "_train")
     shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
     config = change(make_config(config.data.root), "evaluate.split", "train")
-    for batch_size, rel in ((8, 0), (16, 1e-5)):
+    for batch_size, rel in ((8, 0), (15, 1e-5)):  # Two devices make 16 of 15.
         evaluate.run(change(config, "batch_size", batch_size), tmp_path)
         again, _ = load_evaluation(tmp_path, "_train")
         assert again["protocols"] == again["box_robustness"] == {}

@@ -43,7 +43,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(preview, "run", fill)
-    monkeypatch.setattr(processes, "connect", lambda *_: None)
+    monkeypatch.setattr(processes, "connect", lambda *_, **__: None)
     monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
     program.flags.FLAGS(
         ["launch.py", "--config=configs/demo.py", "--mode=preview", f"--workdir={tmp_path}"]

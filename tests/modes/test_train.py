@@ -68,7 +68,7 @@ def test_the_best_epoch_is_kept_and_evaluated(faces_root, tmp_path, monkeypatch)
 
 
 def test_an_unreadable_test_image_is_told_of_before_the_training(faces_root, tmp_path):
-    config = make_config(faces_root)
+    config = tiny_config(faces_root)
     config.data.root = str(tmp_path / "faces")
     shutil.copytree(faces_root, config.data.root)
     record = wflw.read_list(config.data.root, wflw.TEST_LIST)[5]
@@ -82,7 +82,7 @@ def test_a_jump_of_the_learning_rate_has_to_be_wanted(trained, faces_root, tmp_p
     """The demo's rate has come down to its end."""
     workdir = tmp_path / "work"
     shutil.copytree(trained, workdir)
-    config = make_config(faces_root)
+    config = tiny_config(faces_root)
     config.batch_size, config.num_epochs, config.log.every_steps = 16, 5, 1
     with pytest.raises(InputError, match="4 -> 5 changes .* --config.on_new_schedule=continue"):
         train.run(config, workdir)

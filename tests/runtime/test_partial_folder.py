@@ -35,8 +35,8 @@ def test_locks_are_of_files_that_are_written(tmp_path, monkeypatch):
         lock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", lock_on_nfs)
-    with partial_folder(tmp_path / "faces", "resume"):
-        (tmp_path / ".faces.0123.partial").mkdir()
+    with partial_folder(tmp_path / "faces", "1-2"):
+        partial_name(tmp_path / "faces").mkdir()
         with partial_folder(tmp_path / "faces"):
             pass
     with work_folder.only_run_in(tmp_path):
