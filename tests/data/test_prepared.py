@@ -377,8 +377,9 @@ def test_a_run_without_its_prepared_faces_is_refused(faces_root, tmp_path):
 
 def test_a_kill_or_a_stop_leaves_nothing_half_made(faces_root, tmp_path):
     root = copied(faces_root, tmp_path)
-    path = root / wflw.TRAIN_LIST
-    path.write_text(30 * path.read_text())  # So that cutting takes a while.
+    train_list = root / wflw.TRAIN_LIST
+    for path in (train_list, root / wflw.VISIBILITY / train_list.name):
+        path.write_text(30 * path.read_text())  # So that cutting takes a while.
     folder = tmp_path / "faces"
     arguments = tiny(root, tmp_path / "work", f"--config.data.prepared={folder}", "--mode=prepare")
     partial = ".faces.*.partial/*.array_record"
