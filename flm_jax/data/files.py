@@ -5,7 +5,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from flm_jax.errors import InputError
 
@@ -32,8 +32,8 @@ def open_text(path: str | os.PathLike) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding, "surrogateescape", newline="\n")
 
 
-def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """The lines of a text and their numbers, from 1.
+def read_lines(path: str | os.PathLike) -> Generator[tuple[int, str]]:
+    """The lines of a text and their numbers, from 1. Close it: it holds the file.
 
     Raises:
         OSError: it can't be read.

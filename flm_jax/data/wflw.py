@@ -5,10 +5,11 @@ attributes (0 or 1) and the image name. A line of a subset list has the coordina
 """
 
 import collections
+import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -113,10 +114,8 @@ def read_list(root: str | Path, list_name: str, *, upright: bool = False) -> lis
     """
     path = _existing_list(Path(root), list_name)
     images = Path(root) / IMAGES
-    records = [
-        _parse_line(fields, str(path), line, images, upright)
-        for line, fields in _lines(path, _FIELDS)
-    ]
+    with contextlib.closing(_lines(path, _FIELDS)) as lines:
+        records = [_parse_line(fields, str(path), line, images, upright) for line, fields in lines]
     if not records:
         raise ListError(f"{path}:1: the list is empty")
     records = _with_visibility(records, Path(root) / VISIBILITY / path.name)
@@ -160,7 +159,7 @@ def read_subset(root: str | Path, subset: str, test: Sequence[Record]) -> list[R
     for record in test:
         by_name[record.image_name].append(record)
     records = []
-    for line, fields in _lines(path, _COORDINATES + 1):
+    for line, fields in list(_lines(path, _COORDINATES + 1)):
         place = f"{path}:{line}: "
         landmarks = _floats(fields[:_COORDINATES], place).reshape(NUM_LANDMARKS, 2)
         # An image may hold several faces, so the name alone does not identify one.
@@ -236,22 +235,23 @@ def _existing_list(root: Path, list_name: str) -> Path:
     return root / list_name
 
 
-def _lines(path: Path, num_fields: int) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: Path, num_fields: int) -> Generator[tuple[int, list[str]]]:
     """The number (from 1) and the fields of every line, of which the last, the image's name, may
-    hold spaces; trailing empty lines are ignored."""
+    hold spaces; trailing empty lines are ignored. Close it: it holds the file."""
     empty = 0
     try:
-        for line, content in read_lines(path):
-            fields = content.strip().split(maxsplit=num_fields - 1)
-            if not fields:
-                empty = empty or line
-                continue
-            if empty or len(fields) != num_fields:
-                is_of_points = num_fields > NUM_LANDMARKS and not empty
-                number = 0 if empty else len(fields)
-                count = count_fields(number) if is_of_points else f"{number} fields"
-                raise ListError(f"{path}:{empty or line}: {count}, expected {num_fields}")
-            yield line, fields
+        with contextlib.closing(read_lines(path)) as lines:
+            for line, content in lines:
+                fields = content.strip().split(maxsplit=num_fields - 1)
+                if not fields:
+                    empty = empty or line
+                    continue
+                if empty or len(fields) != num_fields:
+                    number = 0 if empty else len(fields)
+                    is_of_points = num_fields > NUM_LANDMARKS
+                    count = count_fields(number) if is_of_points else f"{number} fields"
+                    raise ListError(f"{path}:{empty or line}: {count}, expected {num_fields}")
+                yield line, fields
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from None
     except ListError:

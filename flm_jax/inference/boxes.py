@@ -1,5 +1,6 @@
 """The boxes of faces that a file gives, by the names of their images."""
 
+import contextlib
 import json
 import os
 import re
@@ -51,11 +52,12 @@ def read_boxes(path: str) -> list[Box]:
 
 
 def _boxes_of_lines(path: str) -> list[Box]:
-    boxes = []
-    for line, content in read_lines(path):
-        if content := content.strip():
-            boxes.append(_box_of_line(f"{path}:{line}", content))
-    return boxes
+    with contextlib.closing(read_lines(path)) as lines:
+        return [
+            _box_of_line(f"{path}:{line}", content)
+            for line, text in lines
+            if (content := text.strip())
+        ]
 
 
 def _box_of_line(place: str, content: str) -> Box:
