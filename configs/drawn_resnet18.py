@@ -4,6 +4,9 @@
     python launch.py --config configs/drawn_resnet18.py
 
 A ResNet-18 of 44 instead of 64 features, so that it fits into 11 MB, with each point's visibility.
+On two busy cores of a Xeon at 2.5 GHz the drawing takes 15 minutes and the training 95. The NME is
+11.98 % on faces98's 110 WFLW test faces, 8.37 % on its training list, and 5.92 % on the drawn test
+faces (docs/model_card.md).
 """
 
 from ml_collections import ConfigDict
