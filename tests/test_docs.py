@@ -129,7 +129,8 @@ def check(words):
         extras = re.fullmatch(r"\.\[(\w+)\]", word)
         assert not extras or f"\n{extras[1]} = [" in (ROOT / "pyproject.toml").read_text(), word
     if words[1:2] == ["-m"] and words[2].startswith("flm_jax"):
-        source = pathlib.Path(pkgutil.resolve_name(words[2]).__file__).read_text()
+        name = words[2] if "." in words[2] else f"{words[2]}.__main__"
+        source = pathlib.Path(pkgutil.resolve_name(name).__file__).read_text()
         names = ["__main__", *(word for word in words if word.startswith("--"))]
         assert all(f'"{name}"' in source for name in names), words
 

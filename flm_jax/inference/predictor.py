@@ -122,7 +122,7 @@ class LandmarkPredictor:
         Raises:
             InputError: there is no such file or checkpoint, or it is damaged or of another network.
         """
-        if Path(source).suffix == ".onnx":
+        if Path(source).suffix == ".onnx" or Path(source).is_file():
             return cls(**exported.load_exported(source), detect=detect)
         from flm_jax.config.weights import load_network  # All else here does without JAX.
 

@@ -13,6 +13,7 @@ from configs import (
 )
 from flm_jax.config import schema
 from flm_jax.errors import InputError
+from flm_jax.models.heads import SimCCHead
 
 
 @pytest.fixture
@@ -72,6 +73,7 @@ def test_every_interval_and_choice_is_of_a_key(config):
     configs = [config, wflw_resnet50_strong.get_config(), demo.get_config()]
     known = {key for each in configs for key in schema._flat(each.to_dict())}
     known |= {"optimizer.momentum", "schedule.drops", "schedule.factor"}  # of other choices
+    known |= {f"model.head.{key}" for key in SimCCHead.__dataclass_fields__}
     assert set(schema._INTERVALS) | set(schema._CHOICES) <= known
 
 

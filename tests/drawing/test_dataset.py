@@ -170,7 +170,7 @@ def test_visibility_stands_beside_the_lists(root):
 
 
 def test_leftovers_of_a_killed_run_do_not_matter(tmp_path):
-    (tmp_path / ".faces.0123.partial" / wflw.IMAGES).mkdir(parents=True)
+    (tmp_path / ".faces.0-1-2-3.partial" / wflw.IMAGES).mkdir(parents=True)
     draw_dataset(tmp_path / "faces", train=1, test=1, seed=0, workers=0)
     assert len(wflw.read_list(tmp_path / "faces", wflw.TEST_LIST)) == 1
 
