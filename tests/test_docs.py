@@ -33,6 +33,7 @@ SECTIONS = "data|model|loss|optimizer|schedule|log|checkpoint|evaluate|predict|b
 KEY = re.compile(rf"({SECTIONS})(\.[a-z_0-9]+)+(?<!\.json)(?<!safetensors)(=\S+)?")
 PROGRAMS = {"apt", "cp", "mypy", "pip", "python", "python3", "ruff", "source"}
 PLACEHOLDER = re.compile(r"([A-Z][A-Z0-9_:]*)?")  # FACES98, HOST:PORT
+MAIN = (ROOT / "flm_jax/__main__.py").read_text()
 LAUNCH = {getattr(n, "value", None) for n in ast.walk(ast.parse((ROOT / "launch.py").read_text()))}
 
 
@@ -94,7 +95,9 @@ def test_commands_can_be_given(page):
     texts = [text for language, text, _ in blocks(page) if language == "bash"]
     inline = [span for span in spans(page) if not re.search("X.py|key=", span)]
     texts += [span for span in inline if re.match(r"launch\.py |python |PYTHONPATH=", span)]
-    texts += [f"launch.py --config=configs/demo.py {span}" for span in inline if span[:2] == "--"]
+    flags = [span for span in inline if span[:2] == "--"]
+    own = {span for span in flags if f'"{span.split()[0]}"' in MAIN}
+    texts += [f"launch.py --config=configs/demo.py {span}" for span in flags if span not in own]
     for words in commands("\n".join(texts)):
         check(words)
 
