@@ -35,8 +35,9 @@ def torch_process(
             f"benchmark.against=torch: knows the losses {', '.join(LOSSES)}, not "
             f"loss.name={job['loss']['name']}; leave the comparison out"
         )
-    if job["backbone"]["name"] != "resnet":
-        raise InputError("benchmark.against=torch: knows model.backbone.name=resnet alone")
+    for part, known in (("backbone", "resnet"), ("head", "regression")):
+        if job[part]["name"] != known:
+            raise InputError(f"benchmark.against=torch: knows model.{part}.name={known} alone")
     if importlib.util.find_spec("torch") is None:
         raise InputError(
             "benchmark.against=torch: torch is not installed; `pip install torch` in this "

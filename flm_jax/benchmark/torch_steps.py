@@ -25,7 +25,7 @@ class Steps:
 
     def __init__(self, job: dict[str, Any]):
         """Of `batch_size`, `image_size`, `dtype`, `gpu`, `num_threads`, `ema_decay`, `clip_norm`,
-        `backbone`, `loss` and `optimizer`; `choose_seconds` are spent on each step and layout."""
+        `backbone`, `head`, `loss` and `optimizer`; `choose_seconds` are spent on each step and layout."""
         self._job = job
         job["device"] = torch.device("cuda" if job["gpu"] and torch.cuda.is_available() else "cpu")
         torch.set_num_threads(job["num_threads"])
@@ -170,14 +170,16 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """The ResNet of `models/resnet.py` with the 196 outputs of the head."""
 
-    def __init__(self, name, stage_sizes, bottleneck, width):
+    def __init__(self, name, stage_sizes, bottleneck, width, last_stride=0):
         super().__init__()
         self.stem, self.pool = ConvNorm(3, width, 7, 2), nn.MaxPool2d(3, 2, 1)
-        blocks, inputs = [], width
+        blocks, inputs, total = [], width, 4
         for stage, number in enumerate(stage_sizes):
+            stride = 2 if stage > 0 and total != last_stride else 1
+            total *= stride
             for index in range(number):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(Block(inputs, width * 2**stage, stride, bottleneck))
+                strides = stride if index == 0 else 1
+                blocks.append(Block(inputs, width * 2**stage, strides, bottleneck))
                 inputs = blocks[-1].outputs
         self.blocks, self.head = nn.Sequential(*blocks), nn.Linear(inputs, 196)
 

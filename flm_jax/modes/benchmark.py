@@ -286,6 +286,7 @@ def _torch_job(config: ConfigDict) -> dict[str, Any]:
         "ema_decay": config.ema_decay,
         "clip_norm": clip_norm,
         "backbone": config.model.backbone.to_dict(),
+        "head": config.model.head.to_dict(),
         "loss": config.loss.to_dict(),
         "optimizer": optimizer,
         "choose_seconds": config.benchmark.seconds,

@@ -25,6 +25,7 @@ JOB = {
     "ema_decay": 0.9,
     "clip_norm": 1.0,
     "backbone": {"name": "resnet", "stage_sizes": (1, 1), "bottleneck": True, "width": 4},
+    "head": {"name": "regression"},
     "loss": {"name": "wing", "width": 5.0, "curvature": 0.5, "reference_size": 224},
     "optimizer": {"name": "adamw", "b1": 0.9, "weight_decay": 0.1},
     "choose_seconds": 0.01,
@@ -35,6 +36,7 @@ def test_pytorch_that_can_not_be_measured_is_an_error(tmp_path, monkeypatch):
     for change, message in (
         ({"loss": {"name": "soft_wing"}}, "losses wing, l1, smooth_l1, not loss.name=soft_wing"),
         ({"backbone": {"name": "vit"}}, "model.backbone.name=resnet alone"),
+        ({"head": {"name": "simcc"}}, "model.head.name=regression alone"),
     ):
         with pytest.raises(InputError, match=message), torch_process({**JOB, **change}):
             pass
