@@ -25,7 +25,7 @@ class Steps:
 
     def __init__(self, job: dict[str, Any]):
         """Of `batch_size`, `image_size`, `dtype`, `gpu`, `num_threads`, `ema_decay`, `clip_norm`,
-        `backbone`, `head`, `loss` and `optimizer`; `choose_seconds` are spent on each step and layout."""
+        `backbone`, `head`, `loss` and `optimizer`; `choose_seconds` go to each step and layout."""
         self._job = job
         job["device"] = torch.device("cuda" if job["gpu"] and torch.cuda.is_available() else "cpu")
         torch.set_num_threads(job["num_threads"])
