@@ -1,6 +1,7 @@
 """Follows the faces of a video or of a camera, frame by frame."""
 
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,7 @@ def predict_video(
 
     tracker = FaceTracker(detect, predict, predictor.margins, smoothing)
     entries: list[Entry] = []
+    name = re.sub("(?<=://)[^/@]*@", "", source.path)  # without a stream's password
     start = time.perf_counter()
 
     def follow(overlay: Path | None) -> None:
@@ -77,7 +79,7 @@ def predict_video(
             else:
                 now = time.perf_counter() - start
             faces = tracker(image, now)
-            entries.append(Entry(source.path, faces, len(entries), now))
+            entries.append(Entry(name, faces, len(entries), now))
             if overlay is not None:
                 writer = writer or _open_writer(source, overlay, rate, image)
                 for face in faces:

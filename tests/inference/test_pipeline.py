@@ -313,9 +313,10 @@ def test_a_folder_of_videos_and_images_is_read_whole(predictor, clip, tmp_path):
 def test_a_stream_is_timed_by_the_clock(predictor, clip, tmp_path, monkeypatch):
     opened, capture = [], cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda name: (opened.append(name), capture(clip))[1])
-    address = "rtsp://host/live?channel=1"
+    address = "rtsp://me:secret@host/live?channel=1"
     entries = predict(predictor, address, tmp_path, boxes="", detect=one_face, overlays=False)
     assert opened == [address]
+    assert {entry["image"] for entry in entries} == {"rtsp://host/live?channel=1"}
     assert [entry["time"] for entry in entries] != [frame / 25 for frame in range(8)]
     (source,) = pipeline.plan(address, tmp_path).sources
     assert source.overlay == tmp_path / "overlays/stream.mp4"
