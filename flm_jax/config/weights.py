@@ -117,7 +117,7 @@ def load_network(
         "box": config.data.box,
         "pixel_outputs": model.head.pixel_outputs,
     }
-    folded = model.fold_batch_norm(variables)
+    folded = jax.jit(model.fold_batch_norm)(variables)
     if run and (network := run(model, jax.device_get(folded), config.data.image_size)):
         return {"network": network, "compiled": False, **settings}
     step = pmap_eval_step(model)

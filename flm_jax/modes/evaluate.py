@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from numpy import ndarray
@@ -127,7 +128,7 @@ def _predictor(
     """Records and whether they are flipped -> predictions in image pixels."""
     model = build.build_model(config, folded=True)
     eval_step = pmap_eval_step(model, build.build_face_loss(config))
-    folded = model.fold_batch_norm(variables)
+    folded = jax.jit(model.fold_batch_norm)(variables)
 
     def predict(records, flip):
         batches = build.evaluation_batches(

@@ -115,8 +115,9 @@ class _Training:
             *(model, optimizer, face_loss, schedule, config.ema_decay),
             skip_nonfinite=config.on_nonfinite == "skip",
         )
-        self._folded = build.build_model(config, folded=True)
-        self._eval_step = pmap_eval_step(self._folded, face_loss)
+        folded = build.build_model(config, folded=True)
+        self._fold = jax.jit(folded.fold_batch_norm)
+        self._eval_step = pmap_eval_step(folded, face_loss)
         share = config.data.max_unreadable
         self._faces = [*splits.training, *splits.drawn]
         self._unreadable = Unreadable("training", self._faces, share)
@@ -232,7 +233,7 @@ class _Training:
 
     def _validate(self):
         return _validate(
-            *(self._config, self._folded, self._eval_step, self._state, self._splits.validation),
+            *(self._config, self._fold, self._eval_step, self._state, self._splits.validation),
             *(self._unreadable_validation, self._stop),
         )
 
@@ -293,9 +294,7 @@ class _StoppedError(Exception):
     """A signal came."""
 
 
-def _validate(
-    config, model, eval_step, state, records, unreadable, stop
-) -> dict[str, float] | None:
+def _validate(config, fold, eval_step, state, records, unreadable, stop) -> dict[str, float] | None:
     """Loss and NME of what can be read; None where a signal came first."""
 
     def until_stopped(batches):
@@ -307,7 +306,7 @@ def _validate(
     batches = build.evaluation_batches(
         config, records, box=config.data.box, at_unreadable=unreadable.add
     )
-    variables = model.fold_batch_norm(state.eval_variables)
+    variables = fold(state.eval_variables)
     with contextlib.closing(batches):
         try:
             predictions = predict_faces(eval_step, variables, until_stopped(batches), len(records))

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -178,7 +179,8 @@ def make_face_loss(
         if not value > 0:
             raise InputError(f"loss.{key}={value}: expected a positive number")
     elementwise = partial(LOSSES[name], **hyperparameters)
-    elementwise(*(jnp.ones(()) for _ in range(2 + len(extras))))  # Raises now what it would later.
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    jax.eval_shape(elementwise, *[number] * (2 + len(extras)))  # Raises now what it would later.
     scale = reference_size / image_size
 
     def face_loss(outputs, batch):

@@ -156,6 +156,7 @@ def test_large_batches_that_wait_leave_no_worker_waiting(train_records, kill):
             with pytest.raises(WorkerError, match="has died"):
                 list(batches)
         batches.close()
+        worker.join()
     assert worker.exitcode == (-signal.SIGKILL if kill else 0)
 
 

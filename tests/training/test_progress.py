@@ -5,7 +5,6 @@ import multiprocessing
 import pathlib
 import re
 import shutil
-import types
 
 import jax
 import jax.numpy as jnp
@@ -227,9 +226,8 @@ def test_a_validation_is_over_the_faces_that_can_be_read(train_records, monkeypa
     landmarks = np.where(read[:, None, None], truth + 1, 0)
     predictions = FacePredictions(landmarks, {}, np.float32([1, 0, 3, 5]), read)
     monkeypatch.setattr(train, "predict_faces", lambda *_: predictions)
-    model = types.SimpleNamespace(fold_batch_norm=lambda variables: variables)
     unreadable, state = Unreadable("validation", records, 0.5), TrainState(0, {}, {}, ())
-    scores = train._validate(demo.get_config(), model, None, state, records, unreadable, None)
+    scores = train._validate(demo.get_config(), dict, None, state, records, unreadable, None)
     assert scores["validation_loss"] == 3
     assert scores["validation_nme"] == pytest.approx(100 * nme(landmarks, truth)[read].mean())
 
