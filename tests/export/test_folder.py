@@ -17,7 +17,7 @@ def _no_npm(monkeypatch, tmp_path):
 
 
 def write(tmp_path, model=b"a network"):
-    page = page_files(model, {"input": {}})
+    page = page_files(model, {"input": {}, "crop": {"box": "rectangle"}})
     files = {f"browser/{name}": content for name, content in page.items()}
     return folder.write(tmp_path / "export", {"landmarks.onnx": model, **files}, "browser")
 

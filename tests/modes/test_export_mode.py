@@ -108,14 +108,16 @@ def test_every_file_carries_how_to_use_the_network(exported):
         list(part.indices) for part in landmarks.PARTS
     ]
     assert metadata["evaluation"] == json.loads((workdir / "evaluation.json").read_text())
-    assert metadata["training"]["head"] == {"name": "regression"}
+    assert metadata["training"]["head"] == {"name": "regression", "visibility": 0.0}
     assert list(metadata["outputs"]) == ["landmarks"]
     for folder in (workdir, config.data.root):
         assert str(folder) not in json.dumps(metadata)
     for name in ("landmarks.onnx", "landmarks_fp16.onnx"):
         model = onnx.load(workdir / "export" / name)
         assert {prop.key: json.loads(prop.value) for prop in model.metadata_props} == metadata
-    assert json.loads((workdir / "export/browser/model.json").read_text()) == metadata
+    page = json.loads((workdir / "export/browser/model.json").read_text())
+    assert page.pop("detector")["sides"] == [640, 320]
+    assert page == metadata
 
 
 WITHOUT_THE_PACKAGE = """
