@@ -1,8 +1,10 @@
 """Puts 98 points on the faces of photographs: `python -m flm_jax photo.jpg`. Needs no JAX."""
 
 import argparse
+import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from flm_jax.errors import InputError
@@ -45,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--detector", default="centerface", type=os.path.expanduser, help="or a YuNet's ONNX file"
     )
-    parser.add_argument("--threshold", type=_share, default=0.5, help="least score of a face")
+    parser.add_argument(
+        "--threshold", type=_number(0, 1), default=0.5, help="least score of a face"
+    )
     parser.add_argument(
         "--side", type=int, default=0, help="px that images have for the detector; 0: by their size"
     )
@@ -53,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--two-pass", action="store_true", help="crop again around the points")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored face")
     parser.add_argument(
-        "--smoothing", type=float, nargs=2, default=(1.0, 10.0), metavar=("CUTOFF", "BETA"),
+        "--smoothing", type=_number(0, math.inf), nargs=2, default=(1.0, 10.0),
+        metavar=("CUTOFF", "BETA"),
         help="of a video's points, by the one-euro filter; 0 0: none (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--page", metavar="DIR", help="write the page for browsers, and end")
@@ -102,11 +107,14 @@ def _write_page(folder: Path, network: Path) -> None:
     print(f"{folder}: python -m http.server --directory {folder}")
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number in [0, 1]")
-    return value
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text}: expected a number in [{least}, {most}]")
+        return value
+
+    return parse
 
 
 if __name__ == "__main__":

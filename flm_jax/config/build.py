@@ -38,6 +38,11 @@ class Splits(NamedTuple):
     test: list[wflw.Record]
     drawn: Sequence[wflw.Record] = ()
 
+    @property
+    def trained_on(self) -> list[wflw.Record]:
+        """What training reads: the training faces, and after them the drawn ones."""
+        return [*self.training, *self.drawn]
+
 
 def enable_compilation_cache(config: ConfigDict, workdir: Path) -> None:
     """Keeps compiled programs where the config says, from the next compilation on."""
@@ -54,16 +59,16 @@ def enable_compilation_cache(config: ConfigDict, workdir: Path) -> None:
 def read_lists(config: ConfigDict, workdir: Path) -> dict[str, list[wflw.Record]]:
     """The training and the test list, after drawing the faces where the config says so."""
     if config.data.drawn.train and not config.data.drawn.share:
-        _draw(config, data_root(config, workdir))
+        _draw(config, data_root(config, workdir), config.data.drawn.test)
     return {
         name: wflw.read_list(data_root(config, workdir), name, upright=config.data.exif_upright)
         for name in (wflw.TRAIN_LIST, wflw.TEST_LIST)
     }
 
 
-def _draw(config: ConfigDict, root: Path) -> None:
+def _draw(config: ConfigDict, root: Path, test: int) -> None:
     drawn = config.data.drawn
-    dataset.draw_dataset(root, train=drawn.train, test=max(1, drawn.test), seed=drawn.seed)
+    dataset.draw_dataset(root, train=drawn.train, test=test, seed=drawn.seed)
 
 
 def read_splits(config: ConfigDict, workdir: Path) -> Splits:
@@ -79,7 +84,7 @@ def read_splits(config: ConfigDict, workdir: Path) -> Splits:
     )
     if not data.drawn.share:
         return Splits(training, validation, lists[wflw.TEST_LIST])
-    _draw(config, workdir / "faces")
+    _draw(config, workdir / "faces", max(1, data.drawn.test))  # Nobody reads these test faces.
     drawn = wflw.read_list(workdir / "faces", wflw.TRAIN_LIST)
     return Splits(training, validation, lists[wflw.TEST_LIST], drawn)
 

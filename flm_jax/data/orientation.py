@@ -14,6 +14,12 @@ _ORIENTATION = 274  # the EXIF tag: 1 is upright, and 5 to 8 swap the sides
 _MAX_OUTSIDE = 0.5
 
 
+def warn_of_suspects(records: Sequence[Record]) -> None:
+    """Prints `describe_suspects`."""
+    for sentence in describe_suspects(records):
+        print(f"warning: {sentence}")
+
+
 def describe_suspects(records: Sequence[Record]) -> list[str]:
     """One sentence on images whose EXIF orientation is not applied, and one on faces that lie
     outside of their image; as far as there are such.

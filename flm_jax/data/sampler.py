@@ -54,6 +54,9 @@ class TrainingSampler:
 
     @property
     def _mixed_in(self) -> int:
+        """How many drawn faces an epoch has."""
+        if not self.num_drawn:
+            return 0
         return round(self.num_faces * self.drawn_share / (1 - self.drawn_share))
 
     @property

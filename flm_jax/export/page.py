@@ -50,10 +50,7 @@ def write_page(target: Path, network: Path) -> str | None:
     Raises:
         InputError: the network or the folder can't be used.
     """
-    exported.load_exported(network)  # or an error
-    session = exported.open_session(network.read_bytes(), network)
-    properties = session.get_modelmeta().custom_metadata_map
-    metadata = {key: json.loads(value) for key, value in properties.items()}
+    metadata = exported.read_metadata(exported.open_session(network), network)
     return folder.write(target, page_files(network.read_bytes(), metadata), ".")
 
 
@@ -74,18 +71,14 @@ def detector_model() -> bytes:
     model = onnx.load(path)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
-    (images,) = (value for value in graph.input if value.name not in weights)
-    graph.ClearField("value_info")
-    for value in (images, *graph.output):
+    used = {name for node in graph.node for name in node.input}
+    # It lists its weights among the inputs, and some that nothing uses.
+    inputs = [value for value in graph.input if value.name not in weights]
+    initializers = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.input[:], graph.initializer[:], graph.value_info[:]
+    graph.input.extend(inputs)
+    graph.initializer.extend(initializers)
+    for value in (*graph.input, *graph.output):
         for axis in (0, 2, 3):
             value.type.tensor_type.shape.dim[axis].dim_param = f"{value.name}_{axis}"
-    content = images.SerializeToString()
-    del graph.input[:]
-    graph.input.add().ParseFromString(content)
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    contents = [tensor.SerializeToString() for tensor in kept]
-    del graph.initializer[:]
-    for content in contents:
-        graph.initializer.add().ParseFromString(content)
     return bytes(model.SerializeToString())

@@ -34,6 +34,12 @@ OUTPUTS = ("537", "538", "539", "540")  # The file's names of heat, sizes, offse
 # Pixels of an image's longer side. Found are faces of some 35 px of what it is scaled to.
 _SIDE, _MAX_SIDE = 640, 2560
 
+# What to say where no face is found; by the flags of one program, and the other's config keys.
+HOW_TO_FIND_MORE = (
+    "a threshold of 0.3 (--threshold, or the key predict.threshold) accepts fainter ones, a side "
+    "of 2560 (--side, or predict.side) smaller ones"
+)
+
 
 class Detections(NamedTuple):
     """Faces: boxes f32[n, 4], as WFLW's rectangles, and scores f32[n] in [0, 1], highest first."""

@@ -18,14 +18,28 @@ def load_exported(path: str | Path = SHIPPED) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, it is another network, or onnxruntime is not installed.
     """
+    session = open_session(path)
+    metadata = read_metadata(session, path)
+    names = [output.name for output in session.get_outputs()]
+    source, crop = metadata["input"], metadata["crop"]
+    return {
+        "network": lambda images: dict(
+            zip(names, session.run(names, {source["name"]: images}), strict=True)
+        ),
+        "image_size": source["size"],
+        "crop": {name: crop[name] for name in ("margin", "factor", "square")},
+        "batch_size": _BATCH_SIZE,
+        "box": crop["box"],
+        "pixel_outputs": metadata["pixel_outputs"],
+        "compiled": False,
+    }
+
+
+def open_session(path: str | Path) -> Any:
+    """A session of onnxruntime, on a GPU where it has one. Raises InputError as `load_exported`."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected an ONNX file of --mode export")
-    return describe_session(open_session(path.read_bytes(), path), path)
-
-
-def open_session(content: bytes, place: Any) -> Any:
-    """A session of onnxruntime, on a GPU where it has one."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -37,36 +51,20 @@ def open_session(content: bytes, place: Any) -> Any:
     providers = [f"{name}ExecutionProvider" for name in ("CUDA", "CPU")]
     try:
         return onnxruntime.InferenceSession(
-            content, providers=[name for name in providers if name in available]
+            path, providers=[name for name in providers if name in available]
         )
     except Exception as error:  # onnxruntime's own have no other base class
-        raise InputError(f"{place}: not a network that onnxruntime can run: {error}") from None
+        raise InputError(f"{path}: not a network that onnxruntime can run: {error}") from None
 
 
-def describe_session(session: Any, place: Any) -> dict[str, Any]:
-    """The keywords of `LandmarkPredictor` for a session of an exported network."""
+def read_metadata(session: Any, path: str | Path) -> dict[str, Any]:
+    """What --mode export has written into a session's file; InputError if it is of another."""
     try:
-        metadata = {
-            key: json.loads(value)
-            for key, value in session.get_modelmeta().custom_metadata_map.items()
-        }
-        source, crop = metadata["input"], metadata["crop"]
-        settings = {name: crop[name] for name in ("margin", "factor", "square")}
-        box = crop["box"]
-        pixel_outputs = metadata["pixel_outputs"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{place}: not a network of --mode export: its metadata lack {error}"
-        ) from None
-    names = [output.name for output in session.get_outputs()]
-    return {
-        "network": lambda images: dict(
-            zip(names, session.run(names, {source["name"]: images}), strict=True)
-        ),
-        "image_size": source["size"],
-        "crop": settings,
-        "batch_size": _BATCH_SIZE,
-        "box": box,
-        "pixel_outputs": pixel_outputs,
-        "compiled": False,
-    }
+        properties = session.get_modelmeta().custom_metadata_map
+        metadata = {name: json.loads(value) for name, value in properties.items()}
+    except ValueError:
+        metadata = {}
+    for name in ("input", "crop", "pixel_outputs"):
+        if name not in metadata:
+            raise InputError(f"{path}: not a network of --mode export: its metadata lack '{name}'")
+    return metadata

@@ -18,7 +18,7 @@ from flm_jax.data.images import read_image
 from flm_jax.data.loader import default_threads
 from flm_jax.data.workers import start_reading
 from flm_jax.errors import InputError
-from flm_jax.inference.detector import Detect
+from flm_jax.inference.detector import HOW_TO_FIND_MORE, Detect
 from flm_jax.inference.head_pose import estimate_pose
 from flm_jax.inference.inputs import Input
 from flm_jax.inference.outputs import Entry, Face
@@ -132,8 +132,7 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
         if not faces:
             say(
                 f"{source.path}: no face found; --boxes image takes the whole image as one, and "
-                "--config.predict.threshold=0.3 accepts fainter ones, --config.predict.side=2560 "
-                "smaller ones"
+                f"{HOW_TO_FIND_MORE}"
             )
     crops = predictor.cut(image, np.stack([box for _, box, _ in faces])) if faces else None
     return _Read(source, image if keep else None, faces, crops, problems)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from flm_jax.errors import InputError
 from flm_jax.inference import inputs
-from flm_jax.inference.detector import Detect
+from flm_jax.inference.detector import HOW_TO_FIND_MORE, Detect
 from flm_jax.inference.images import say
 from flm_jax.inference.inputs import Input
 from flm_jax.inference.outputs import Entry
@@ -110,10 +110,7 @@ def predict_video(
             f"and the overlay shows {rate:g} a second"
         )
     if not any(entry.faces for entry in entries):
-        say(
-            f"{source.path}: no face found; --config.predict.threshold=0.3 accepts fainter ones, "
-            "--config.predict.side=2560 smaller ones"
-        )
+        say(f"{source.path}: no face found; {HOW_TO_FIND_MORE}")
     if not received and count < expected - _MISCOUNTED:
         problem = f"{source.path}: ends after {count} of {expected} frames; those are written"
         return entries, [problem]

@@ -188,13 +188,14 @@ class SimCCHead(Head):
 
     def _centres(self, image_size):
         """Of the bins, in pixels of the input."""
-        count = round(image_size * (1 + 2 * self.margin) * self.bins_per_pixel)
-        if count < 2 * self.bins_per_pixel or self.std * image_size * self.bins_per_pixel < 0.5:
+        spanned = self.std * image_size * self.bins_per_pixel
+        if spanned < 0.5:
             raise InputError(
                 f"model.head: {self.bins_per_pixel:g} bins a pixel are too few for an input of "
-                f"{image_size} px and std={self.std:g}, which spans "
-                f"{self.std * image_size * self.bins_per_pixel:.2g} bins: expected at least 0.5"
+                f"{image_size} px and std={self.std:g}, which spans {spanned:.2g} bins: expected "
+                "at least 0.5"
             )
+        count = round(image_size * (1 + 2 * self.margin) * self.bins_per_pixel)
         start = -self.margin * image_size - 0.5
         return jnp.asarray(start + (np.arange(count) + 0.5) / self.bins_per_pixel, jnp.float32)
 

@@ -1,6 +1,7 @@
 """The network: a backbone and a head, each chosen by name."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +38,11 @@ class LandmarkRegressor(nn.Module):
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
         outputs = self.head(features, images.shape[1])
         check_outputs(self.head, outputs)
-        hidden = () if for_loss else self.head.training_outputs
+        return outputs if for_loss else self.without_training_outputs(outputs)
+
+    def without_training_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs that are not for the head's loss alone."""
+        hidden = self.head.training_outputs
         return {name: value for name, value in outputs.items() if name not in hidden}
 
     def fold_batch_norm(self, variables: dict[str, Any]) -> dict[str, Any]:

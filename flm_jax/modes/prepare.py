@@ -44,10 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 def _prepare(config: ConfigDict, workdir: Path, received: list[int]) -> None:
     lists = build.read_lists(config, workdir)
-    for sentence in orientation.describe_suspects(
-        [face for part in lists.values() for face in part]
-    ):
-        print(f"warning: {sentence}")
+    orientation.warn_of_suspects([face for part in lists.values() for face in part])
     share = config.data.max_unreadable
     unreadable = {name: Unreadable(name, records, share) for name, records in lists.items()}
     prepared.prepare(

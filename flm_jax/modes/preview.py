@@ -24,9 +24,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     work_folder.make(workdir)
     splits = build.read_splits(config, workdir)
     if not config.data.prepared:
-        for sentence in orientation.describe_suspects([face for part in splits for face in part]):
-            print(f"warning: {sentence}")
-    records = [*splits.training, *splits.drawn]
+        orientation.warn_of_suspects([face for part in splits for face in part])
+    records = splits.trained_on
     images, landmarks, titles = [], [], []
     with contextlib.closing(
         build.training_batches(config, records, 0, num_drawn=len(splits.drawn))

@@ -84,8 +84,7 @@ def _check_images(config: ConfigDict, splits: build.Splits, evaluated: list[Reco
     if not processes.is_first():
         return
     if not config.data.prepared:
-        for sentence in orientation.describe_suspects([face for part in splits for face in part]):
-            processes.say(f"warning: {sentence}")
+        orientation.warn_of_suspects([face for part in splits for face in part])
     unreadable = Unreadable(config.evaluate.split, evaluated, config.data.max_unreadable)
     for row in find_unreadable(evaluated, config.data.num_threads):
         unreadable.add(row)
@@ -119,7 +118,7 @@ class _Training:
         self._fold = jax.jit(folded.fold_batch_norm)
         self._eval_step = pmap_eval_step(folded, face_loss)
         share = config.data.max_unreadable
-        self._faces = [*splits.training, *splits.drawn]
+        self._faces = splits.trained_on
         self._unreadable = Unreadable("training", self._faces, share)
         self._unreadable_validation = Unreadable("validation", splits.validation, share)
 
@@ -260,7 +259,7 @@ def _initial_state(
     config, workdir, splits, model, optimizer, checkpoints
 ) -> tuple[TrainState, Progress]:
     """The last undamaged checkpoint, or the state before the first step."""
-    fingerprint = sampler.fingerprint([*splits.training, *splits.drawn])
+    fingerprint = sampler.fingerprint(splits.trained_on)
     size, with_ema = config.data.image_size, config.ema_decay > 0
     shapes = train_state_shapes(model, optimizer, size, with_ema)
     while (last := checkpoints.last_step()) is not None:

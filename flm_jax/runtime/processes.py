@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from flm_jax.errors import InputError
+from flm_jax.runtime.log import write_error
 
 # How many steps the devices may be behind the training loop.
 _STEPS_AHEAD = 2
@@ -86,9 +87,9 @@ def _said_while_waiting(awaited: str) -> Iterator[None]:
     def watch() -> None:
         if done.wait(_PATIENCE[0]):
             return
-        os.write(2, f"waiting for the other processes of the run ({awaited}); {alone}\n".encode())
+        write_error(f"waiting for the other processes of the run ({awaited}); {alone}\n")
         if not done.wait(_PATIENCE[1] - _PATIENCE[0]):
-            os.write(2, f"error: the other processes did not come ({awaited}); {alone}\n".encode())
+            write_error(f"error: the other processes did not come ({awaited}); {alone}\n")
             os._exit(1)
 
     thread = threading.Thread(target=watch, daemon=True)

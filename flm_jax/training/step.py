@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from flm_jax.models.network import LandmarkRegressor
 from flm_jax.runtime.devices import AXIS
 from flm_jax.training.losses import FaceLoss
 from flm_jax.training.state import TrainState
@@ -28,7 +28,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    model: nn.Module,
+    model: LandmarkRegressor,
     optimizer: optax.GradientTransformation,
     face_loss: FaceLoss,
     schedule: optax.Schedule,
@@ -93,7 +93,7 @@ def eval_step(
     variables: dict[str, Any],
     batch: Batch,
     *,
-    model: nn.Module,
+    model: LandmarkRegressor,
     face_loss: FaceLoss | None = None,
 ) -> dict[str, Array]:
     """The network's outputs for the global batch, gathered on every device in the batch's order.
@@ -109,16 +109,17 @@ def eval_step(
         the images among them; `loss` f32[d, b/d] where there is one; and `index`, `mask` and
         `image_from_crop` as they came.
     """
-    outputs: Any = model.apply(variables, batch["image"], train=False)
+    for_loss = face_loss is not None
+    outputs: Any = model.apply(variables, batch["image"], train=False, for_loss=for_loss)
     if face_loss is not None:
-        for_loss: Any = model.apply(variables, batch["image"], train=False, for_loss=True)
-        outputs = {**outputs, "loss": face_loss(for_loss, batch)}
+        loss = face_loss(outputs, batch)
+        outputs = {**model.without_training_outputs(outputs), "loss": loss}
     passed = {name: batch[name] for name in ("index", "mask", "image_from_crop") if name in batch}
     return jax.lax.all_gather({**outputs, **passed}, AXIS)
 
 
 def pmap_train_step(
-    model: nn.Module,
+    model: LandmarkRegressor,
     optimizer: optax.GradientTransformation,
     face_loss: FaceLoss,
     schedule: optax.Schedule,
@@ -167,7 +168,7 @@ def _skip_non_finite(step):
 
 
 def pmap_eval_step(
-    model: nn.Module, face_loss: FaceLoss | None = None
+    model: LandmarkRegressor, face_loss: FaceLoss | None = None
 ) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
     """`eval_step` on all devices. Batches are `[d, b/d, ...]`."""
     step = partial(eval_step, model=model, face_loss=face_loss)

@@ -76,6 +76,23 @@ def test_the_split_has_a_seed_of_its_own(config, faces_root, tmp_path):
     assert lines("seed", 0) == lines("seed", 1) != lines("data.split_seed", 1)
 
 
+def test_drawn_faces_are_mixed_into_the_training_alone(config, faces_root, tmp_path):
+    config.data.root, config.batch_size = str(faces_root), 8
+    plain = build.read_splits(config, tmp_path)
+    config.data.drawn.update({"train": 6, "seed": 3, "share": 0.25})
+    splits = build.read_splits(config, tmp_path)
+    assert [len(each) for each in splits[:3]] == [len(each) for each in plain[:3]]
+    own = tmp_path / "faces"
+    assert all(record.list_path.startswith(str(own)) for record in splits.drawn)
+    batches = list(
+        build.training_batches(config, splits.trained_on, 0, num_drawn=len(splits.drawn))
+    )
+    rows = np.concatenate([batch["index"] for batch in batches])
+    assert (rows >= len(splits.training)).mean() == pytest.approx(0.25, abs=0.05)
+    # Without a pool, as the benchmark reads, the share changes nothing.
+    assert len(build.training_sampler(config, 40)) == config.num_epochs * 5
+
+
 def test_a_crop_of_no_size_names_the_face(config, train_records):
     config.batch_size = 8
     sides = [(record.box[2:] - record.box[:2]).min() for record in train_records]

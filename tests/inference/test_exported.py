@@ -74,6 +74,7 @@ def test_one_command_puts_points_on_an_image_without_jax(drawn, tmp_path):
         (["face.png", "--network", "face.png"], "face.png: not a network that onnxruntime"),
         ([], "expected an input, or --page DIR"),
         (["face.png", "--threshold", "2"], "2: expected a number in [0, 1]"),
+        (["face.png", "--smoothing", "nan", "1"], "nan: expected a number in [0, inf]"),
     ],
 )
 def test_what_cannot_be_used_is_named(drawn, monkeypatch, capsys, arguments, message):

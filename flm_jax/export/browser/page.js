@@ -133,12 +133,17 @@ async function look() {
   }
   showBox();
   draw();
-  const boxes = faces;
-  for (const [i, each] of faces.entries()) {
-    if (i === chosen || image !== shown || faces !== boxes) continue;
-    each.found = await pointsOf(each.box);
+  await findOthers();
+  if (image === shown) await find();
+}
+
+/** Finds the points of the faces that are not in hand. */
+async function findOthers() {
+  const [shown, all] = [image, faces];
+  for (const [i, each] of all.entries()) {
+    if (!ready || image !== shown || faces !== all) return;
+    if (i !== chosen) each.found = (await pointsOf(each.box)) ?? each.found;
   }
-  await find();
 }
 
 /** The detector's faces at the first side, in pixels, at which there are any. */
@@ -189,20 +194,22 @@ async function toggleCamera() {
     if (stream !== own) return frame.close(); // Stopped meanwhile, and perhaps a file is shown.
     show(frame, "camera");
     if (!count) forget();
-    if (model.detector && $("follow").checked && !drag && count % REDETECT === 0) await renew();
+    const follows = ready && !drag && $("follow").checked;
+    if (follows && model.detector && count % REDETECT === 0) await renew();
+    if (stream !== own) return;
     showBox();
-    for (const [i, each] of faces.entries())
-      if (i !== chosen) each.found = (await pointsOf(each.box)) ?? each.found;
+    await findOthers();
     await find();
-    if (!drag && $("follow").checked) faces.forEach(follow);
+    if (follows && !drag && stream === own) followAll();
     await new Promise(requestAnimationFrame);
   }
 }
 
-/** The camera's faces anew; the one in hand stays the one that it overlaps most. */
+/** The camera's faces anew; in hand stays the one that is nearest. */
 async function renew() {
+  const shown = image;
   const found = await detect(model.detector.sides.slice(-1));
-  if (!found?.length) return;
+  if (!found?.length || image !== shown) return;
   const middle = ([xmin, ymin, xmax, ymax]) => [(xmin + xmax) / 2, (ymin + ymax) / 2];
   const place = middle(face().box);
   const away = ({ box }) => Math.hypot(...middle(box).map((value, i) => value - place[i]));
@@ -248,14 +255,23 @@ function boxAround(points) {
   return withMargins([...low, ...high], model.crop.margins);
 }
 
-/** A face's next box in the camera, unless the points have lost the face. */
+/** The next boxes in the camera; of the lost faces only the one in hand stays. */
+function followAll() {
+  const own = face();
+  faces = faces.filter((each) => follow(each) || each === own);
+  chosen = faces.indexOf(own);
+}
+
+/** A face's next box in the camera, or the default where the points have lost the face; whether
+ * they have it still. */
 function follow(each) {
-  if (!each.found) return;
+  if (!each.found) return true;
   const next = boxAround(each.found.points);
   const share = (axis) => (next[axis + 2] - next[axis]) / (each.box[axis + 2] - each.box[axis]);
   const inside = next[2] > 0 && next[3] > 0 && next[0] < image.width && next[1] < image.height;
   const lost = !inside || [0, 1].some((axis) => share(axis) < 0.5 || share(axis) > 2);
   each.box = lost ? defaultBox() : next;
+  return !lost;
 }
 
 function placeOf(event) {
