@@ -83,6 +83,15 @@ def test_a_stored_config_that_is_none_is_refused(stored, tmp_path):
         schema.upgraded(stored, tmp_path)
 
 
+def test_new_keys_of_a_choice_are_filled_where_it_is_the_defaults(config, tmp_path):
+    stored = schema.as_json(config)
+    del stored["model"]["backbone"]["last_stride"]
+    stored["model"]["head"] = {"name": "another"}
+    found = schema.upgraded(stored, tmp_path).model
+    assert found.backbone.last_stride == 0
+    assert found.head.to_dict() == {"name": "another"}
+
+
 def test_an_older_config_keeps_its_validation_faces(config, tmp_path):
     """When the seed moved the split, too."""
     old = schema.as_json(change(config, "seed", 3))

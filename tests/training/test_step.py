@@ -11,8 +11,8 @@ import optax
 import pytest
 from support.networks import FACE_LOSS, SIZE, in_float64, make_batch
 
-from flm_jax.models.heads import LaplaceHead
-from flm_jax.models.network import LandmarkRegressor
+from flm_jax.models.heads import LaplaceHead, SimCCHead
+from flm_jax.models.network import LandmarkRegressor, variable_shapes
 from flm_jax.models.resnet import ResNet
 from flm_jax.runtime.devices import AXIS, put_on_devices, replicated, split_over_devices
 from flm_jax.training import step as steps
@@ -218,3 +218,21 @@ def test_to_skip_changes_no_step_that_is_finite():
     batch = put_on_devices(make_batch())
     states = [make_step(skip_nonfinite=skip)(make_state(), batch)[0] for skip in (False, True)]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *states)
+
+
+def test_what_is_for_the_loss_alone_stays_in_the_step():
+    head = SimCCHead(visibility=1.0)
+    model = LandmarkRegressor(make_model().backbone, head)
+    batch = jax.tree.map(lambda leaf: leaf[None], make_batch())
+    batch["visible"] = np.zeros((1, 16, 98), np.int8)
+
+    def face_loss(outputs, batch):
+        return head.loss(outputs, batch, SIZE)
+
+    def evaluate(variables, batch):
+        step = functools.partial(steps.eval_step, model=model, face_loss=face_loss)
+        return jax.vmap(step, in_axes=(None, 0), axis_name=AXIS)(variables, batch)
+
+    found = jax.eval_shape(evaluate, variable_shapes(model, SIZE), batch)
+    passed = {"index", "mask", "image_from_crop"}
+    assert set(found) == passed | {"landmarks", "confidence", "visibility", "loss"}
