@@ -17,21 +17,21 @@ from configs import wflw_resnet50_strong
 def get_config() -> ConfigDict:
     config = wflw_resnet50_strong.get_config()
     config.batch_size = 64
-    config.num_epochs = 20
+    config.num_epochs = 11
 
     config.data.root = ""  # <workdir>/faces
-    config.data.drawn.update({"train": 30000, "test": 500, "seed": 1})
-    config.data.prepared = "data/drawn_64px"
+    config.data.drawn.update({"train": 40000, "test": 500, "seed": 1})
+    config.data.prepared = "data/drawn_80px"
     config.data.validation_fraction = 0.02
-    config.data.image_size = 64
+    config.data.image_size = 80
     # Other light, cameras and styles than the drawing's own; boxes as loose as detectors'.
     config.data.augmentation.update(
         {
             "rotation": {"probability": 0.6, "std": 15.0},
-            "scale": {"probability": 1.0, "std": 0.1},
-            "shift": {"probability": 1.0, "std": 0.05},
+            "scale": {"probability": 1.0, "std": 0.12},
+            "shift": {"probability": 1.0, "std": 0.06},
             "aspect": {"probability": 0.5, "std": 0.05},
-            "box_noise": {"probability": 0.7, "std": 0.07},
+            "box_noise": {"probability": 0.7, "std": 0.08},
             "brightness": {"probability": 0.5, "max": 0.25},
             "contrast": {"probability": 0.6, "max": 0.6},
             "gamma": {"probability": 0.4, "max": 0.5},
@@ -55,7 +55,8 @@ def get_config() -> ConfigDict:
     config.model.backbone.stage_sizes = (2, 2, 2, 2)
     config.model.backbone.bottleneck = False
     config.model.backbone.width = 44
-    config.model.head.visibility = 2.0
-    config.schedule.learning_rate = 2e-3
+    config.model.head.visibility = 3.0
+    config.model.pretrained = "drawn"  # it goes on from the weights of the last release
+    config.schedule.learning_rate = 1.5e-3
     config.checkpoint.every_steps = 200
     return config

@@ -34,6 +34,7 @@ def paint(surface: Surface, shape: tuple[int, int], rng: np.random.Generator) ->
     paint_face_paint(painter)
     paint_hair(painter)
     paint_strands(painter)
+    _paint_shadow(painter)
     paint_headwear(painter)
     return painter
 
@@ -67,7 +68,8 @@ def _paint_skin(painter: Painter) -> None:
     level = np.sqrt(1 - sine**2)
     jaw = jaw_plane(p, level * np.sin(longitude))
     behind = jaw / np.hypot(1, jaw) - level * np.cos(longitude)
-    skin *= 1 - 0.3 * (np.clip(behind / 0.12, 0, 1) * np.clip((y - 0.4) / 0.3, 0, 1))[..., None]
+    under = np.clip(behind / 0.12, 0, 1) * np.clip((y - 0.4) / 0.3, 0, 1)
+    skin *= 1 - 0.55 * p.chin_shadow * under[..., None]
     skin *= 1 - 0.35 * np.clip(1 + (hairline(p, longitude) - y) / 0.12, 0, 1)[..., None]
     # Skin is smooth: half of the grid's resolution is enough.
     half = painter.shape[1] // 2, painter.shape[0] // 2
@@ -82,17 +84,32 @@ def _paint_skin(painter: Painter) -> None:
     painter.strokes(spots, spots + 0.01, shade(p.skin, 0.75), 0.022)
 
 
+def _paint_shadow(painter: Painter) -> None:
+    """What a brim, or something beside the head, keeps the light off."""
+    strength, direction, place = painter.surface.p.shadow
+    if not strength:
+        return
+    rows, columns = 44, 96
+    longitude, sine = grid_longitude(columns)[None], grid_sine(rows)[:, None]
+    points = painter.surface.base(longitude, sine)
+    inside = points[..., 0] * np.sin(direction) - points[..., 1] * np.cos(direction) - place
+    dark = 1 - strength * np.clip(inside / 0.1 + 0.5, 0, 1)
+    dark = cv2.resize(dark.astype(np.float32), painter.shape[::-1])
+    cv2.multiply(painter.colour, cv2.merge([dark] * 3), painter.colour, dtype=cv2.CV_8U)
+
+
 def _paint_nose(painter: Painter) -> None:
     p, marks = painter.surface.p, painter.surface.landmarks
-    dark = shade(p.skin, 0.55)
-    painter.fill(disc((0, p.nose_length + 0.13), p.nose_width * 0.9, 0.05), dark, 0.35, 0.03)
-    painter.line(spline(marks[55:60]), dark, 0.025, 0.55, 0.008)
+    dark, force = shade(p.skin, 0.55), p.line_strength
+    below = disc((0, p.nose_length + 0.13), p.nose_width * 0.9, 0.05)
+    painter.fill(below, dark, 0.35 * force, 0.03)
+    painter.line(spline(marks[55:60]), dark, 0.025, 0.55 * force, 0.008)
     for side in (-1, 1):
         nostril = disc((side * p.nose_width * 0.5, p.nose_length + 0.075), 0.06, 0.028)
-        painter.fill(nostril, shade(p.skin, 0.28), 0.95, 0.006)
+        painter.fill(nostril, shade(p.skin, 0.28), 0.95 * force, 0.006)
         wing = np.array([[0.9, -0.1], [1.12, -0.04], [1.15, 0.03], [1.0, 0.07]])
         wing = wing * [side * p.nose_width, 1] + [0, p.nose_length]
-        painter.line(spline(wing), dark, 0.025, 0.6, 0.01)
+        painter.line(spline(wing), dark, 0.025, 0.6 * force, 0.01)
         corner = marks[82 if side > 0 else 76]
         fold = [[side * (p.nose_width + 0.05), p.nose_length], corner * [1.15, 1] - [0, 0.06]]
         middle = (np.sum(fold, 0) / 2) * [1.12, 1]
@@ -124,7 +141,7 @@ def _paint_eye(painter: Painter, side: int) -> None:
     painter.line(upper, dark, lash, 0.95)
     painter.line(lower, dark, 0.014, 0.5 if p.made_up else 0.35)
     crease = upper * [1, 0.8] - [0, 0.055 + 0.02 * p.eyes_open]
-    painter.line(crease, shade(p.skin, 0.55), 0.02, 0.55, 0.006)
+    painter.line(crease, shade(p.skin, 0.55), 0.02, 0.55 * p.line_strength, 0.006)
     glint = pupil - 0.03
     if p.eyes_open > 0.6:
         painter.fill(disc(glint, 0.018, 0.018), (255, 255, 255), 0.9)

@@ -27,6 +27,7 @@ def hairline(p: HeadParameters, longitude: ndarray) -> ndarray:
     front = p.hairline
     # In front they hang together with the hairline, at the sides with the ears.
     heights = [front + h for h in line[:4]] + [-0.34 if line[4] is None else line[4], *line[5:]]
+    heights = np.array(heights) + p.hair_sides * np.array([0, 0, 0.1, 0.6, 1.5, 1.1, 0.7, 0.3])
     swept = p.part * np.sin(longitude) * (np.abs(longitude) < np.pi / 2) * np.cos(longitude) * 2
     return np.interp(np.degrees(np.abs(longitude)), _HAIR_ANGLES, heights) + swept
 
@@ -44,8 +45,9 @@ def hair_paint(
     """Strands: noise that is long along the columns and short across them."""
     if not p.texture:
         return np.broadcast_to(np.array(p.hair_colour, np.uint8), (*shape, 3))
-    wide = rng.standard_normal((4, shape[1] // 9), np.float32)
-    fine = rng.standard_normal((10, shape[1] // 3), np.float32)
+    # Locks are short.
+    wide = rng.standard_normal((4 + round(14 * p.curl), shape[1] // 9), np.float32)
+    fine = rng.standard_normal((10 + round(shape[0] // 5 * p.curl), shape[1] // 3), np.float32)
     strands = 0.17 * cv2.resize(wide, shape[::-1]) + 0.11 * cv2.resize(fine, shape[::-1])
     levels = np.clip(strands * 100 + 128, 0, 255).astype(np.uint8)
     tones = np.maximum(1 + (np.arange(256)[:, None] - 128) / 100, 0.3)
@@ -60,7 +62,7 @@ def paint_hair(painter: Painter) -> None:
         return
     ragged = np.zeros(w)
     if p.texture:
-        for knots, size in ((24, 0.04), (w // 3, 0.035)):
+        for knots, size in ((24, 0.04 + 0.06 * p.curl), (w // 3, 0.035)):
             values = painter.rng.standard_normal(knots)
             ragged += size * np.interp(np.arange(w), np.linspace(0, w, knots), values)
     sine = grid_sine(h)

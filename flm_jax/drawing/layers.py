@@ -46,13 +46,18 @@ def head_layer(painter: Painter, turn: ndarray, shape: tuple[int, int]) -> Layer
     front = np.flatnonzero(np.cos(longitude[0]) > 0)
     part = np.s_[rows // 4 :, front[0] : front[-1] + 1]
     lifted[part] = surface.raise_relief(points[part], longitude[:, part[1]])
-    thickness = p.hair_thickness * hair_amount(p, longitude, sine, 0.3)
+    thickness = p.hair_thickness + p.hair_height * np.clip(-1.4 * sine, 0, 1)
+    if p.curl:
+        bumps = np.random.default_rng(p.seed).standard_normal((14, 20), np.float32)
+        thickness = thickness * (1 + 0.5 * p.curl * cv2.resize(bumps, (columns, rows)))
+    thickness = np.maximum(thickness, 0.03) * hair_amount(p, longitude, sine, 0.3)
     # Samples would spread too far apart on a steep step.
     thickness = cv2.GaussianBlur(thickness, (0, 0), 3.0)
     if p.headwear != "none" or p.scarf:
         worn = headwear.thickness(p, longitude, points[..., 1])
         thickness = np.maximum(thickness, cv2.GaussianBlur(worn, (0, 0), 1.5))
-    return Layer((lifted + outwards * thickness[..., None]) @ turn.T, painter.colour)
+    points = (lifted + outwards * thickness[..., None]) @ turn.T
+    return Layer(points, painter.colour, shine=p.shine)
 
 
 def ear_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
@@ -81,8 +86,8 @@ def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
     """The neck, which turns with the head at its top and with the body below."""
     t = np.linspace(0, 1, 24)[:, None]
     around = np.linspace(-2, 2, 40)[None]
-    radius = 0.55 + 0.24 * t**3
-    x, z = radius * np.sin(around), radius * np.cos(around) - 0.3
+    radius = p.neck + 0.2 * t**3
+    x, z = radius * np.sin(around), radius * np.cos(around) - 0.3 + p.throat * (1 - t)
     y = 0.55 + t * (1.45 + 0.2 * np.cos(around))
     points = np.stack(np.broadcast_arrays(x, y, z), -1)
     blend = np.clip(t * 1.3, 0, 1)[..., None]
@@ -91,19 +96,32 @@ def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
     points[..., 2] -= 1.2 * max(0.0, -np.sin(np.radians(p.pitch))) * np.minimum(2 * t, 1)
     down = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None, None]
     # The chin keeps the light off the neck.
-    shade = 0.45 + 0.5 * np.clip((down - 0.45) / 0.5, 0, 1)
+    shade = 1 - p.chin_shadow * (1 - 0.9 * np.clip((down - 0.45) / 0.5, 0, 1))
     colour = shade * np.array(p.skin, np.float32) * np.ones((1, shape[1], 1), np.float32)
+    if p.beard and p.beard_kind == "full":
+        amount = p.beard * np.clip(1 - 2.5 * down, 0, 1)
+        colour += amount * (shade * np.array(p.hair_colour, np.float32) - colour)
+    if p.collar:
+        front = np.cos(np.linspace(-2, 2, shape[1]))[None, :, None]
+        inside = down > 1 - p.collar + p.neckline * np.clip(front, 0, 1) ** 4
+        edge = np.clip((down - 1 + p.collar) / 0.3, 0.0, 1.0)
+        cloth = (0.75 + 0.25 * edge) * np.array(p.cloth_colour, np.float32)
+        colour = np.where(inside, cloth, colour)
     return Layer(points, colour.astype(np.uint8), shine=0.0)
 
 
 def long_hair_layer(p: HeadParameters, turn, body, shape, rng: np.random.Generator) -> Layer:
     """A curtain behind the face, which turns with the head at its top and hangs from there."""
     t = np.linspace(0, 1, 32)[:, None]
-    around = np.linspace(np.radians(62), np.radians(298), 64)[None]
+    front = np.radians(62 - 22 * p.hair_sides)
+    around = np.linspace(front, 2 * np.pi - front, 64)[None]
     y = -0.75 + t * (p.hair_length + 0.75)
     wide = np.interp(t, [0, 0.3, 0.6, 1], [0.55, 1.13, 1.15, 1.0]) + 0.3 * p.hair_thickness
     deep = np.interp(t, [0, 0.3, 1], [0.6, 1.2, 0.9])
     wave = 0.04 * np.sin(7 * t + p.seed % 7) * (p.texture > 0)
+    if p.curl:
+        bumps = np.random.default_rng(p.seed).standard_normal((9, 14), np.float32)
+        wave = wave + 0.16 * p.curl * cv2.resize(bumps, (64, 32))
     points = np.stack(
         np.broadcast_arrays((wide + wave) * np.sin(around), y, deep * np.cos(around) - 0.2), -1
     )

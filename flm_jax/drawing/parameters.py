@@ -40,7 +40,7 @@ class HeadParameters:
     pitch: Number = 0.0
     roll: Number = 0.0
 
-    crown: Number = 1.5
+    crown: Number = 1.56
     chin: Number = 1.585
     jaw: Number = 2.22  # exponent of the outline below the eyes: 2 is an ellipse, more is squarer
     breadth: Number = 1.0
@@ -77,7 +77,10 @@ class HeadParameters:
     hairline: Number = -0.85
     part: Number = 0.0  # the hair is swept: lower on the right where positive
     hair_thickness: Number = 0.14
+    hair_height: Number = 0.0  # how much thicker it is on the crown
     hair_length: Number = 1.9
+    hair_sides: Number = 0.0  # how far it hangs over the cheeks: 1 is down to the chin
+    curl: Number = 0.0  # 0 straight, 1 in locks that stand out
     beard: Number = 0.0  # 0 none, about 0.3 a shadow, 0.9 full
     beard_kind: str = "full"  # full, goatee, moustache
     wrinkles: Number = 0.0
@@ -99,6 +102,15 @@ class HeadParameters:
     scarf: Number = 0.0  # 1 covers everything below the nose's tip
     mask: bool = False  # the scarf is a mask, which leaves ears and neck free
     scarf_colour: Colour = (90.0, 120.0, 160.0)
+    neck: Number = 0.6  # half its width
+    throat: Number = 0.0  # how far it comes forward under the chin
+    chin_shadow: Number = 0.55  # how much of the light the chin keeps off it
+    collar: Number = 0.0  # the share of the neck that cloth covers
+    neckline: Number = 0.0  # how much lower the collar is in front
+    cloth_colour: Colour = (120.0, 120.0, 125.0)
+    shadow: tuple[Number, Number, Number] = (0.0, 0.0, 0.0)  # strength, direction, place
+    line_strength: Number = 1.0  # of nostrils, folds and creases
+    shine: Number = 0.12
     texture: Number = 0.0  # strength of skin and hair noise
     freckles: int = 0
     seed: int = 0  # of the noise

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
-from flm_jax.drawing import scene
-from flm_jax.drawing.parameters import HeadParameters
+from flm_jax.drawing import camera, occluders, scene
+from flm_jax.drawing.parameters import HeadParameters, Light
 from flm_jax.drawing.render import Head, render_head
 from flm_jax.drawing.sampling import sample_head, sample_light
 
@@ -66,20 +66,22 @@ def draw_picture(rng: np.random.Generator, max_faces: int = 3) -> DrawnPicture:
     ]
     size, corners = _arrange(rng, heads)
     image = scene.background(rng, int(size[1]), int(size[0]))
+    if count == 1 and rng.random() < 0.15:
+        _draw_bystander(rng, image, light, heads[0].landmarks + corners[0])
     for p, head, corner in zip(parameters, heads, corners, strict=True):
-        scene.draw_clothes(rng, image, head.neck + corner, head.unit, p.roll)
+        scene.draw_clothes(rng, image, head.neck + corner, head.unit, p)
     for head, corner in zip(heads, corners, strict=True):
         scene.paste(image, head, *corner.tolist())
     landmarks = [head.landmarks + np.float32(c) for head, c in zip(heads, corners, strict=True)]
     covered = _draw_occluders(rng, image, parameters, heads, landmarks)
-    image = scene.expose(image, light)
+    image = camera.expose(image, light)
     if rng.random() < 0.08:
-        image = scene.fade_to_grey(rng, image)
+        image = camera.fade_to_grey(rng, image)
     blurred = rng.random() < 0.31
     if blurred:
-        image = scene.blur(rng, image, max(frame.width for frame in frames))
+        image = camera.blur(rng, image, max(frame.width for frame in frames))
     if rng.random() < 0.4:
-        image = scene.add_noise(rng, image, rng.uniform(1, 7))
+        image = camera.add_noise(rng, image, rng.uniform(1, 7))
     faces = []
     for p, head, frame, points, hidden in zip(
         parameters, heads, frames, landmarks, covered, strict=True
@@ -143,6 +145,21 @@ def _arrange(rng: np.random.Generator, heads: list[Head]) -> tuple[ndarray, list
     return total, corners
 
 
+def _draw_bystander(
+    rng: np.random.Generator,
+    image: UInt8[ndarray, "h w 3"],
+    light: Light,
+    face: Float[ndarray, "98 2"],
+) -> None:
+    """Somebody beside the face or half behind it, whom no list names."""
+    p, (width, height) = sample_head(rng, light), np.ptp(face, axis=0)
+    head = render_head(p, rng.uniform(0.5, 1.1) * np.clip(width, 40, 200))
+    aside = rng.choice([-1, 1]) * rng.uniform(0.9, 1.7) * width, rng.normal(0, 0.4) * height
+    corner = np.round(face.mean(0) + aside - head.landmarks.mean(0)).astype(int)
+    scene.draw_clothes(rng, image, head.neck + corner, head.unit, p)
+    scene.paste(image, head, *corner.tolist())
+
+
 def _draw_occluders(
     rng: np.random.Generator,
     image: UInt8[ndarray, "h w 3"],
@@ -153,10 +170,10 @@ def _draw_occluders(
     """Hides parts of some faces; returns which landmarks each face has hidden, by anything."""
     covered = [head.covered.copy() for head in heads]
     for p, points in zip(parameters, landmarks, strict=True):
-        if rng.random() >= 0.14:
+        if rng.random() >= 0.12:
             continue
         skin = p.skin if rng.random() < 0.8 else (rng.uniform(40, 220),) * 3
-        mask = scene.draw_occluder(rng, image, points, skin)
+        mask = occluders.draw_occluder(rng, image, points, skin)
         for hidden, others in zip(covered, landmarks, strict=True):
             column, row = np.round(others).astype(int).T
             inside = (column >= 0) & (column < mask.shape[1]) & (row >= 0) & (row < mask.shape[0])

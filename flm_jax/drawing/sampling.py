@@ -27,8 +27,10 @@ _CLOTHS = np.array([[30, 30, 34], [225, 225, 220], [40, 60, 120], [170, 35, 40],
 
 def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light:
     """A usual light, or one that is dark, bright, hard from the side or coloured."""
-    x, y = rng.normal(0, 0.5), rng.normal(-0.45, 0.25)
-    light = Light((x, y, 1.0), rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.7))
+    x, y = rng.normal(0, 0.7), rng.normal(-0.45, 0.35)
+    # Flat light, or a lamp that models the face.
+    ambient = rng.uniform(0.28, 0.66)
+    light = Light((x, y, 1.0), ambient, (1.1 - ambient) * rng.uniform(0.8, 1.25))
     if rng.random() >= unusual_share:
         return dataclasses.replace(light, exposure=rng.uniform(0.8, 1.2))
     kind = rng.integers(5)
@@ -51,7 +53,7 @@ def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light
 def _sample_pose(rng: np.random.Generator) -> dict[str, Any]:
     """Mostly towards the camera; a tenth of the heads is turned, up to the profile."""
     yaw, pitch, roll = rng.normal(0, [17, 11, 9])
-    if rng.random() < 0.1:
+    if rng.random() < 0.12:
         yaw = rng.choice([-1, 1]) * (38 + 52 * rng.beta(1, 1.6))
     if rng.random() < 0.03:
         pitch = rng.choice([-1, 1]) * rng.uniform(22, 40)
@@ -97,7 +99,7 @@ def _sample_shape(rng: np.random.Generator) -> dict[str, Any]:
     # A child's eyes are larger, its nose and chin shorter, its brows thinner.
     child = rng.uniform(0.3, 1) if rng.random() < 0.08 else -0.05
     return {
-        "crown": around(1.5, 0.06), "chin": around(1.58 - 0.12 * child, 0.085),
+        "crown": around(1.56, 0.08), "chin": around(1.58 - 0.12 * child, 0.085),
         "jaw": around(2.3, 0.2), "breadth": around(1.015, 0.07),
         "eye_x": around(0.44 + 0.01 * child, 0.02), "eye_width": around(0.185, 0.019),
         "eye_height": around(0.087 + 0.02 * child, 0.014), "eye_tilt": around(0.054, 0.09),
@@ -129,17 +131,44 @@ def _sample_covers(rng: np.random.Generator, hair: str, hairline: float) -> dict
         found["headwear"] = str(rng.choice(headwear.KINDS, p=[0.15, 0.3, 0.15, 0.13, 0.12, 0.15]))
         found["headwear_y"] = rng.uniform(-0.75, -0.36)
         found["headwear_colour"] = tuple(_CLOTHS[rng.integers(8)] * rng.uniform(0.8, 1.1))
-        found["brim"] = rng.uniform(0.35, 0.75)
+        found["brim"] = rng.uniform(0.35, 0.9)
     if rng.random() < 0.06:
         found["mask"] = rng.random() < 0.5
         found["scarf"] = rng.uniform(0.85, 1.05) if found["mask"] else rng.uniform(0.5, 1.0)
         found["scarf_colour"] = tuple(_CLOTHS[rng.integers(8)] * rng.uniform(0.8, 1.1))
-    share = {"long": 0.18, "fringe": 0.3, "short": 0.04}.get(hair, 0.0)
+    share = {"long": 0.1, "fringe": 0.2, "short": 0.03}.get(hair, 0.0)
     if rng.random() < share:
         found["strands"] = int(rng.integers(2, 12))
     if hair == "fringe":
         hairline = rng.uniform(-0.5, -0.12)
     return found | {"hairline": hairline}
+
+
+def _sample_neck(rng: np.random.Generator, female: bool) -> dict[str, Any]:
+    """Thin and in the chin's shadow to thick and as bright as the face; open or in a collar."""
+    found: dict[str, Any] = {
+        "neck": float(np.clip(rng.normal(0.6 if female else 0.7, 0.09), 0.48, 0.9)),
+        "throat": max(0.0, rng.normal(0.02, 0.12)),
+        "chin_shadow": rng.uniform(0.0, 0.65),
+    }
+    cloth = np.array([235, 235, 235]) if rng.random() < 0.25 else rng.uniform(15, 130)
+    if rng.random() < 0.5:
+        cloth = _CLOTHS[rng.integers(8)] * rng.uniform(0.5, 1.2) + rng.normal(0, 20, 3)
+    found["cloth_colour"] = tuple(np.clip(cloth * np.ones(3), 8, 250))
+    if rng.random() < 0.6:
+        found["collar"] = rng.uniform(0.05, 0.75)
+        found["neckline"] = rng.uniform(0, 0.5)
+    return found
+
+
+def _sample_shadow(rng: np.random.Generator, covers: dict[str, Any]) -> tuple[float, float, float]:
+    """Of a brim on the face below it, or from any side."""
+    if covers.get("headwear") in ("cap", "hat", "helmet", "hood") and rng.random() < 0.6:
+        place = -covers["headwear_y"] - rng.uniform(0.1, 1.2)
+        return rng.uniform(0.2, 0.75), rng.normal(0, 0.2), place
+    if rng.random() < 0.12:
+        return rng.uniform(0.2, 0.7), rng.uniform(-np.pi, np.pi), rng.uniform(-0.3, 0.7)
+    return 0.0, 0.0, 0.0
 
 
 def _sample_make_up(rng: np.random.Generator, skin: ndarray) -> dict[str, Any]:
@@ -178,15 +207,21 @@ def sample_head(rng: np.random.Generator, light: Light | None = None) -> HeadPar
         p=[0.0, 0.0, 0.28, 0.14, 0.58] if female else [0.13, 0.07, 0.66, 0.1, 0.04],
     ))  # fmt: skip
     bearded = not female and rng.random() < 0.5
+    covers = _sample_covers(rng, hair, rng.uniform(-1.02, -0.7))
     return HeadParameters(
         **shape, **pose, **expression, **make_up,
-        **_sample_covers(rng, hair, rng.uniform(-1.02, -0.7)),
+        **covers, **_sample_neck(rng, female), shadow=_sample_shadow(rng, covers),
         skin=tuple(np.clip(skin, 30, 255)), wrinkles=wrinkles,
         iris=_IRISES[rng.integers(2 if tone > 3.5 else len(_IRISES))],
         hair_colour=tuple(np.clip(hair_colour * rng.uniform(0.8, 1.15), 12, 240)), hair=hair,
         part=rng.normal(0, rng.choice([0.09, 0.35], p=[0.85, 0.15])),
-        hair_thickness=rng.uniform(0.06, 0.26),
-        hair_length=rng.uniform(1.1, 2.3), brow_strength=rng.uniform(0.4, 0.95),
+        hair_thickness=rng.uniform(0.06, 0.32),
+        hair_height=max(0.0, rng.normal(0.1, 0.2)),
+        hair_length=rng.uniform(0.9, 2.3),
+        hair_sides=rng.uniform(0, 0.9) if hair == "long" and rng.random() < 0.2 else 0.0,
+        curl=rng.uniform(0.2, 1) if rng.random() < 0.45 else 0.0,
+        brow_strength=rng.uniform(0.2, 0.95),
+        line_strength=rng.uniform(0.3, 1), shine=rng.uniform(0.02, 0.4),
         beard=rng.choice([rng.uniform(0.15, 0.4), rng.uniform(0.75, 0.95)]) if bearded else 0.0,
         beard_kind=str(rng.choice(["full", "goatee", "moustache"], p=[0.6, 0.2, 0.2])),
         shadow_colour=tuple(rng.uniform([40, 20, 60], [160, 110, 200])),

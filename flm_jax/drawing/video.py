@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from flm_jax.drawing import scene
+from flm_jax.drawing import camera, scene
 from flm_jax.drawing.parameters import HeadParameters
 from flm_jax.drawing.render import render_head
 from flm_jax.drawing.sampling import sample_head
@@ -62,7 +62,7 @@ def draw_video(
         corner = np.round(middle + shift - drawn.landmarks.mean(axis=0))
         scene.paste(image, drawn, *corner.astype(int).tolist())
         landmarks.append(drawn.landmarks + corner.astype(np.float32))
-        writer.write(np.ascontiguousarray(scene.add_noise(rng, image, _NOISE)[..., ::-1]))
+        writer.write(np.ascontiguousarray(camera.add_noise(rng, image, _NOISE)[..., ::-1]))
     writer.release()
     return np.stack(landmarks)
 

@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.data.wflw import RECTANGLE_MARGINS
-from flm_jax.drawing import scene
+from flm_jax.drawing import camera, scene
 from flm_jax.drawing.parameters import HeadParameters, Light
 from flm_jax.drawing.render import render_head
 from flm_jax.drawing.sampling import sample_head
@@ -65,8 +65,9 @@ def _draw(
 ) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "98 2"]]:
     """A head of the seed in usual light, RGB, and its landmarks."""
     rng = np.random.default_rng([seed, 7])
+    sampled = sample_head(rng, Light())
     frontal = dataclasses.replace(
-        sample_head(rng, Light()), yaw=rng.normal(0, 8), scarf=0.0, strands=0
+        sampled, yaw=rng.normal(0, 8), scarf=0.0, strands=0, shadow=(0, 0, 0)
     )
     parameters: HeadParameters = dataclasses.replace(frontal, **changes)
     head = render_head(parameters, width)
@@ -74,9 +75,9 @@ def _draw(
     size = np.ceil(2.2 * (high - low)).astype(int)
     corner = np.round(size / 2 - (low + high) / 2).astype(int)
     image = scene.background(rng, int(size[1]), int(size[0]))
-    scene.draw_clothes(rng, image, head.neck + corner, head.unit, parameters.roll)
+    scene.draw_clothes(rng, image, head.neck + corner, head.unit, parameters)
     scene.paste(image, head, *corner.tolist())
-    image = scene.expose(image, parameters.light)
+    image = camera.expose(image, parameters.light)
     if blur:
         image = cv2.GaussianBlur(image, (0, 0), blur * width)
     return image, head.landmarks + corner.astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flm_jax.data import wflw
-from flm_jax.drawing import dataset, headwear, scene
+from flm_jax.drawing import camera, dataset, headwear, occluders, scene
 from flm_jax.drawing.dataset import draw_dataset, draw_picture
 from flm_jax.drawing.parameters import HeadParameters, Light
 from flm_jax.drawing.render import render_head
@@ -41,9 +41,9 @@ def drawn() -> list[tuple[tuple[dataset.DrawnFace, ...], list[float]]]:
         ratios.append(details[1] / details[0])
         return blurred
 
-    blur_as_ever, pictures = scene.blur, []
+    blur_as_ever, pictures = camera.blur, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene, "blur", blur)
+        patch.setattr(camera, "blur", blur)
         for i in range(65):
             before = len(ratios)
             picture = draw_picture(np.random.default_rng([7, i]))
@@ -307,7 +307,7 @@ def test_pictures_are_blurred_just_where_the_flag_says_so(drawn):
 )
 def test_exposure_darkens_and_brightens(exposure, low, high):
     picture = np.full((4, 4, 3), 110, np.uint8)
-    assert low < scene.expose(picture, Light(exposure=exposure)).mean() < high
+    assert low < camera.expose(picture, Light(exposure=exposure)).mean() < high
 
 
 # --- the head ----------------------------------------------------------------------------------
@@ -437,11 +437,12 @@ def test_nothing_fails_at_the_edges_of_a_picture():
         height, width = rng.integers(1, 40, 2)
         image = scene.background(rng, int(height), int(width))
         place = rng.uniform(-20, 60, 2)
-        scene.draw_clothes(rng, image, place, rng.uniform(2, 40), rng.uniform(-90, 90))
+        p = HeadParameters(roll=rng.uniform(-90, 90))
+        scene.draw_clothes(rng, image, place, rng.uniform(2, 40), p)
         scene.paste(image, head, *place.astype(int).tolist())
         points = head.landmarks + place.astype(np.float32)
-        scene.draw_occluder(rng, image, points, (200.0, 150.0, 120.0))
-        image = scene.blur(rng, scene.expose(image, sample_light(rng)), rng.uniform(5, 220))
+        occluders.draw_occluder(rng, image, points, (200.0, 150.0, 120.0))
+        image = camera.blur(rng, camera.expose(image, sample_light(rng)), rng.uniform(5, 220))
         assert image.shape == (height, width, 3)
 
 
