@@ -17,7 +17,7 @@ from configs import wflw_resnet50_strong
 def get_config() -> ConfigDict:
     config = wflw_resnet50_strong.get_config()
     config.batch_size = 64
-    config.num_epochs = 11
+    config.num_epochs = 10
 
     config.data.root = ""  # <workdir>/faces
     config.data.drawn.update({"train": 40000, "test": 500, "seed": 1})
