@@ -82,7 +82,7 @@ def main(_: list[str]) -> None:
     except (InputError, OSError) as error:
         text = str(error)
         if isinstance(error, OSError):  # A full disk, mostly.
-            text = f"{error.filename or workdir}: {error.strerror or error}"
+            text = f"{error.filename2 or error.filename or workdir}: {error.strerror or error}"
         print(f"error: {text}", file=sys.stderr)
         processes.leave(1)
     except Exception as error:

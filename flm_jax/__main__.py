@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--side", type=int, default=0, help="px that images have for the detector; 0: by their size"
     )
+    parser.add_argument(
+        "--upright", action="store_true", help="boxes of a file are of images turned by their EXIF"
+    )
     parser.add_argument("--no-overlays", action="store_true", help="draw nothing")
     parser.add_argument("--two-pass", action="store_true", help="crop again around the points")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored face")
@@ -61,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("CUTOFF", "BETA"),
         help="of a video's points, by the one-euro filter; 0 0: none (%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--page", metavar="DIR", help="write the page for browsers, and end")
+    parser.add_argument(
+        "--page",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="write the page for browsers, and end",
+    )
     return parser
 
 
@@ -81,7 +89,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _predict(given: argparse.Namespace) -> None:
     job = pipeline.plan(
-        given.input, Path(given.output), boxes=given.boxes, overlays=not given.no_overlays
+        given.input,
+        Path(given.output),
+        boxes=given.boxes,
+        overlays=not given.no_overlays,
+        upright=given.upright,
     )
     detect = None if given.boxes else load_detector(given.detector, given.threshold, given.side)
     cutoff, beta = given.smoothing

@@ -73,6 +73,15 @@ _INTERVALS = {
     "benchmark.seconds": "[0, 3600]",
 }
 
+# By the type of a default. A bool is an int, too.
+_TYPES: dict[type, tuple[str, tuple[type, ...]]] = {
+    bool: ("True or False", (bool,)),
+    int: ("whole numbers", (int,)),
+    float: ("numbers", (int, float)),
+    str: ("a text", (str, int)),
+    type(None): ("numbers, texts, True or False", (bool, int, float, str)),
+}
+
 _CHOICES = {
     "on_nonfinite": ("stop", "skip"),
     "on_new_schedule": ("stop", "continue"),
@@ -130,9 +139,16 @@ def expand_home(config: ConfigDict) -> None:
 def check(config: ConfigDict) -> None:
     """Raises InputError for an unknown or missing key, or a value out of its range."""
     _check_keys(config.to_dict(), base_config().to_dict())
+    defaults = _flat(base_config().to_dict())
     for key, value in _flat(config.to_dict()).items():
+        default = defaults.get(key, ())
         entries = value if isinstance(value, tuple | list) else (value,)
+        if key in defaults and (entries is value) != isinstance(default, tuple):
+            raise InputError(f"{key}={value!r}: expected such as {default!r}")
+        expected, types = _expect(key, default)
         for entry in entries:
+            if not isinstance(entry, types) or (isinstance(entry, bool) and bool not in types):
+                raise InputError(f"{key}={value!r}: expected {expected}")
             if isinstance(entry, float | int) and not _is_in(entry, _INTERVALS.get(key)):
                 expected = _INTERVALS.get(key, "(-inf, inf)")
                 raise InputError(f"{key}={value}: expected numbers in {expected}")
@@ -167,6 +183,14 @@ def _check_keys(given, known, place=""):
             if not isinstance(given[key], dict):
                 raise InputError(f"{section}.{key}={given[key]}: expected the keys {list(value)}")
             _check_keys(given[key], value, f"{place}.{key}" if place else key)
+
+
+def _expect(key, default):
+    """What has to stand where the base config has such a default, in words and types."""
+    if isinstance(default, tuple):  # Or there is none.
+        is_number = key in _INTERVALS or key.startswith("loss.")
+        default = default[0] if default else 0.0 if is_number else None
+    return _TYPES[type(default)]
 
 
 def _is_in(value, interval):

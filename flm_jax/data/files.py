@@ -15,6 +15,14 @@ MAX_LINE = 2**16
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
+def check_utf8(path: str, place: str) -> None:
+    """Raises InputError for a path that is not UTF-8: OpenCV crashes where it opens such a file."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{place}: OpenCV opens UTF-8 names alone; rename it") from None
+
+
 def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Opens a file for reading; OSError for a pipe or a device, which might never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # A pipe would wait for its writer.

@@ -58,6 +58,11 @@ def describe_suspects(records: Sequence[Record]) -> list[str]:
     return sentences
 
 
+def is_turned(path: str) -> bool:
+    """Whether the image's EXIF orientation is another than upright."""
+    return _read_header(path)[2] != 1
+
+
 def _read_header(path: str) -> tuple[int, int, int]:
     """Width, height and EXIF orientation; (0, 0, 1) where they can't be read."""
     try:

@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import re
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -14,8 +15,15 @@ from flm_jax.data.files import open_text, read_lines
 from flm_jax.data.wflw import count_fields
 from flm_jax.errors import InputError
 
-# The name of an image, "" where the file names none, and the box of a face, f64[4] in its pixels.
-Box = tuple[str, Float[ndarray, "4"]]
+
+class Box(NamedTuple):
+    """The name of an image, "" where the file names none; the box of a face, f64[4] in its pixels;
+    and whether it is that of a detector in a landmarks.json."""
+
+    name: str
+    corners: Float[ndarray, "4"]
+    is_detected: bool = False
+
 
 # Fields of a WFLW list's line, whose rectangle begins at the 197th.
 _LINE = 207
@@ -86,13 +94,19 @@ def _boxes_of_json(path: str) -> list[Box]:
     if len(text) > _MAX_JSON:
         raise InputError(f"--boxes={path}: more than {_MAX_JSON} characters of JSON; split it")
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_without_repeats)
         if isinstance(content, dict):
-            pairs = [(name, box) for name, boxes in content.items() for box in boxes]
+            found = [(name, box, False) for name, boxes in content.items() for box in boxes]
         else:
-            pairs = [(item["image"], face["box"]) for item in content for face in item["faces"]]
+            found = [
+                (item["image"], face["box"], face.get("score") is not None)
+                for item in content
+                for face in item["faces"]
+            ]
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError):
         raise InputError(
             f'{path}: expected {{"name": [[xmin, ymin, xmax, ymax], ...], ...}} or the '
@@ -100,13 +114,23 @@ def _boxes_of_json(path: str) -> list[Box]:
         ) from None
     # A fifth number is a detector's score.
     return [
-        _box(path, str(name), box[:4] if isinstance(box, list) and len(box) == 5 else box)
-        for name, box in pairs
+        _box(path, str(name), box[:4] if isinstance(box, list) and len(box) == 5 else box, detected)
+        for name, box, detected in found
     ]
 
 
-def _box(place: str, name: str, corners: Any) -> Box:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise InputError(f"{name!a} stands there twice; give its boxes in one list")
+    return content
+
+
+def _box(place: str, name: str, corners: Any, is_detected: bool = False) -> Box:
     try:
+        if not isinstance(corners, list) or any(isinstance(number, bool) for number in corners):
+            raise TypeError
         box = np.array([float(number) for number in corners])
     except (TypeError, ValueError, OverflowError):
         box = np.full(4, np.nan)
@@ -121,4 +145,4 @@ def _box(place: str, name: str, corners: Any) -> Box:
         is_name = False
     if not is_name:
         raise InputError(f"{place}: {name!a} can't be the name of a file")
-    return name, box
+    return Box(name, box, is_detected)

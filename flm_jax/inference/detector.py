@@ -6,6 +6,7 @@ user's own.
 """
 
 import importlib.util
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.data.crop import BOXES
+from flm_jax.data.files import check_utf8
 from flm_jax.errors import InputError
 
 # How far WFLW's rectangles reach beyond CenterFace's boxes: left, top, right, bottom, in widths and
@@ -58,12 +60,13 @@ def load_detector(name: str, threshold: float, side: int = 0) -> Detect:
     Raises:
         InputError: it is not installed, or not such a file.
     """
-    if side < 0:
-        raise InputError(f"predict.side={side}: expected pixels, or 0")
+    if not 0 <= side <= 8192:
+        raise InputError(f"predict.side={side}: expected at most 8192 pixels, or 0")
     detect: Detect
     if name in DETECTORS:
         detect = DETECTORS[name](threshold=threshold, side=side)
-    elif Path(name).is_file():
+    elif os.path.isfile(name):
+        check_utf8(name, f"predict.detector={name}")
         detect = YuNet(name, threshold=threshold, side=side)
     else:
         raise InputError(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from flm_jax import geometry
 from flm_jax.data.images import read_image
 from flm_jax.data.loader import default_threads
+from flm_jax.data.orientation import is_turned
 from flm_jax.data.workers import start_reading
 from flm_jax.errors import InputError
 from flm_jax.inference.detector import HOW_TO_FIND_MORE, Detect
@@ -118,6 +119,11 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
         return _Read(source, None, [], None, [str(error)])
     faces: list[_Found] = []
     if source.boxes is not None:
+        if not source.upright and is_turned(source.path):
+            say(
+                f"{source.path}: is not turned as its EXIF orientation says; if its boxes mean the "
+                "upright image, set --upright (or the key data.exif_upright)"
+            )
         for number, box in source.boxes:
             try:
                 check_box(box, image)
@@ -225,6 +231,9 @@ def _draw(read: _Read, faces: Sequence[Face]) -> list[str]:
         good = False
     if not good:
         return [f"{read.source.path}: too large to be drawn as {path.suffix}"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda new: new.write_bytes(content.tobytes()))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda new: new.write_bytes(content.tobytes()))
+    except OSError as error:
+        return [f"{read.source.path}: {path} can't be written: {error.strerror}"]
     return []

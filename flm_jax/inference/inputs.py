@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 from numpy import ndarray
 
+from flm_jax.data.files import check_utf8
 from flm_jax.errors import InputError
 from flm_jax.inference.boxes import read_boxes
 
@@ -21,6 +22,9 @@ VIDEOS = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"),
     *(".3gp", ".wmv", ".ts", ".mts", ".m2ts", ".flv", ".ogv"),
 )
+
+# In the output: what is found, and the folder of the images with it.
+RESULTS = ("landmarks.json", "landmarks.csv", "overlays")
 
 _STREAM = re.compile(r"(rtsps?|rtmps?|rtp|udp|tcp|srt|https?)://", re.IGNORECASE)
 
@@ -48,13 +52,17 @@ class Input(NamedTuple):
 
 def is_video(source: str) -> bool:
     """Whether the source is a camera's number, a stream, a file whose name ends as a video's, or a
-    GIF of several frames."""
+    GIF of several frames, or of a name that keeps OpenCV from counting them."""
     if not is_file(source):
         return True
     suffix = Path(source).suffix.lower()
-    return suffix in VIDEOS or (
-        suffix == ".gif" and os.path.isfile(source) and cv2.imcount(source) > 1
-    )
+    if suffix != ".gif" or not os.path.isfile(source):
+        return suffix in VIDEOS
+    try:
+        check_utf8(source, source)
+    except InputError:
+        return True
+    return cv2.imcount(source) > 1
 
 
 def is_file(source: str) -> bool:
@@ -66,12 +74,16 @@ def open_video(source: str) -> cv2.VideoCapture:
     """Opens a video, a camera or a stream; whoever calls has to look whether that worked.
 
     Raises:
-        InputError: it is a pipe or a device, which OpenCV would wait for.
+        InputError: it is a pipe or a device, which OpenCV would wait for, or its name is not UTF-8.
     """
     if os.path.exists(source) and not os.path.isfile(source):
         raise InputError(f"--input={source}: not a regular file")
-    is_camera = source.isdecimal() and not is_file(source)
-    return cv2.VideoCapture(int(source) if is_camera else source)
+    if not is_file(source):
+        # There is no camera of the largest number either.
+        return cv2.VideoCapture(min(int(source), 2**31 - 1) if source.isdecimal() else source)
+    path = os.path.abspath(source)  # FFmpeg takes what precedes a colon for a protocol.
+    check_utf8(path, f"--input={source}")
+    return cv2.VideoCapture(path)
 
 
 def find_inputs(source: str, output: Path, *, videos: bool = True) -> list[Input]:
@@ -80,7 +92,7 @@ def find_inputs(source: str, output: Path, *, videos: bool = True) -> list[Input
 
     Args:
         source: file, folder or glob, in which ** stands for any folders.
-        output: a folder to leave out, with the overlays of earlier runs.
+        output: the folder of the results, of which those of earlier runs are left out.
         videos: whether folders and globs are searched for videos too.
 
     Raises:
@@ -92,20 +104,21 @@ def find_inputs(source: str, output: Path, *, videos: bool = True) -> list[Input
     if os.path.isfile(source):
         return [Input(source, Path(source).name, is_video=is_video(source))]
     if os.path.isdir(source):
-        root, files = source, list(_files_below(source))
+        root, files = source, [file for _, names in _walk(source) for file in names]
     else:
-        files = glob.glob(_pattern(source), recursive=True)
+        files = _matches(source)
         if not files:
             raise InputError(
                 f"--input={source}: no such file, and no image fits it as a glob; expected an "
                 "image, a folder, a glob in quotes, a video, a stream or the number of a camera"
             )
         root = os.path.commonpath([os.path.dirname(file) or "." for file in files])
-    own = output.resolve()
+    own = {Path(os.path.realpath(output / name)) for name in RESULTS}
     found: list[Input] = []
     others: Counter[str] = Counter()
     for file in sorted(files):
-        if own in Path(file).resolve().parents:
+        real = Path(os.path.realpath(file))
+        if not own.isdisjoint([real, *real.parents]):
             continue
         is_moving, is_folder = is_video(file), os.path.isdir(file)
         if is_folder or not ((is_moving and videos) or Path(file).suffix.lower() in IMAGES):
@@ -124,8 +137,8 @@ def find_inputs(source: str, output: Path, *, videos: bool = True) -> list[Input
     return found
 
 
-def _files_below(folder: str) -> Iterator[str]:
-    """Every file below a folder, in linked folders too, each of which is entered once."""
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder and every one below it, linked ones too, each once, with the files in it."""
     seen = set()
 
     def report(error: OSError) -> None:
@@ -138,25 +151,40 @@ def _files_below(folder: str) -> Iterator[str]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
-        yield from (str(Path(parent, file)) for file in files)
+        yield parent, [str(Path(parent, file)) for file in files]
 
 
-def _pattern(source: str) -> str:
-    """The glob, in which the folders that there are stand for themselves, whatever their names."""
+def _matches(source: str) -> list[str]:
+    """What fits a glob, in which the folders that there are stand for themselves, whatever their
+    names, and ** for any folders but hidden ones."""
     path = Path(source)
-    literal = next(parent for parent in [*path.parents, Path()] if parent.is_dir())
-    return os.path.join(glob.escape(str(literal)), path.relative_to(literal))
+    literal = next(parent for parent in [*path.parents, Path()] if os.path.isdir(parent))
+    parts = path.relative_to(literal).parts
+    found = [str(literal)]
+    for part in [*parts, "*"] if parts[-1:] == ("**",) else parts:
+        if part == "**":  # That of the library enters a link to where it is over and over.
+            found = [
+                folder
+                for each in found
+                if os.path.isdir(each)
+                for folder, _ in _walk(each)
+                if f"{os.sep}." not in folder[len(each) :]
+            ]
+        else:
+            fitting = (glob.glob(os.path.join(glob.escape(each), part)) for each in found)
+            found = [each for group in fitting for each in group]
+    return list(dict.fromkeys(str(Path(each)) for each in found))
 
 
 def find_boxed_images(source: str, boxes: str, upright: bool = False) -> list[Input]:
     """The images below `source` that a file of boxes names, with their boxes, which are of the
-    upright images or, as in WFLW's lists, of the stored ones."""
-    found: dict[str, list[tuple[int, ndarray]]] = {}
-    for number, (name, box) in enumerate(read_boxes(boxes)):
-        found.setdefault(name, []).append((number, box))
+    upright images or, as in WFLW's lists, of the stored ones. A detector saw upright ones."""
+    found: dict[tuple[str, bool], list[tuple[int, ndarray]]] = {}
+    for number, (name, box, is_detected) in enumerate(read_boxes(boxes)):
+        found.setdefault((name, upright or is_detected), []).append((number, box))
     return [
-        _named_image(source, name, boxes)._replace(boxes=given, upright=upright)
-        for name, given in found.items()
+        _named_image(source, name, boxes)._replace(boxes=given, upright=is_upright)
+        for (name, is_upright), given in found.items()
     ]
 
 

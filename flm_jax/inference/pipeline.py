@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +57,8 @@ def plan(
     for path in (folder / "landmarks.json", folder / "landmarks.csv", *overlay_paths):
         if os.path.realpath(path) in read:
             raise InputError(f"{path}: is read and would be overwritten; choose another --output")
+        if os.path.isdir(path):
+            raise InputError(f"{path}: is a folder and would be a file; choose another --output")
     return Job(sources, folder)
 
 
@@ -85,6 +88,8 @@ def run(
     detect = detect and framed(detect, predictor.box)
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=job.folder):  # A disk that can't be written fails here.
+            pass
         with collect_signals() as received:
             images = [source for source in job.sources if not source.is_video]
             entries, problems = predict_images(
@@ -121,11 +126,12 @@ def _predict_videos(
             continue
         try:
             found = predict_video(predictor, detect, source, received, smoothing=smoothing)
-        except InputError as error:
+        except (InputError, OSError) as error:
             if len(job.sources) == 1:
                 raise
-            say(str(error))
-            found = [], [str(error)]
+            problem = str(error) if isinstance(error, InputError) else f"{source.path}: {error}"
+            say(problem)
+            found = [], [problem]
         entries, problems = entries + found[0], problems + found[1]
     return entries, problems
 

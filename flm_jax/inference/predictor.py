@@ -1,5 +1,6 @@
 """Trained weights and their crop: images in, landmarks out. NumPy and OpenCV, on the host."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,7 +123,7 @@ class LandmarkPredictor:
         Raises:
             InputError: there is no such file or checkpoint, or it is damaged or of another network.
         """
-        if Path(source).suffix == ".onnx" or Path(source).is_file():
+        if Path(source).suffix == ".onnx" or os.path.isfile(source):
             return cls(**exported.load_exported(source), detect=detect)
         from flm_jax.config.weights import load_network  # All else here does without JAX.
 

@@ -1,6 +1,7 @@
 """Follows the faces of a video or of a camera, frame by frame."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from tqdm import tqdm
 
+from flm_jax.data.files import check_utf8
 from flm_jax.errors import InputError
 from flm_jax.inference import inputs
 from flm_jax.inference.detector import HOW_TO_FIND_MORE, Detect
@@ -164,9 +166,11 @@ def _is_varying(entries: Sequence[Entry], rate: float) -> bool:
 def _open_writer(source: Input, path: Path, rate: float, image: ndarray) -> cv2.VideoWriter:
     """An mp4 in H.264, which browsers play, or else in MPEG-4."""
     size = image.shape[1], image.shape[0]
+    target = os.path.abspath(path)
+    check_utf8(target, f"{source.overlay}")
     for codec in ("avc1", "mp4v"):
         with quiet_standard_error():  # FFmpeg tells at length that it lacks an encoder.
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, size)
+            writer = cv2.VideoWriter(target, cv2.VideoWriter.fourcc(*codec), rate, size)
         if writer.isOpened():
             if codec == "mp4v":
                 say(
@@ -174,4 +178,7 @@ def _open_writer(source: Input, path: Path, rate: float, image: ndarray) -> cv2.
                     "encoder for H.264"
                 )
             return writer
-    raise OSError(f"{path}: this OpenCV writes no mp4; --config.predict.overlays=False")
+    raise InputError(
+        f"{source.path}: OpenCV writes no mp4 with frames of {size[0]} x {size[1]} px; "
+        "--no-overlays (or the key predict.overlays) does without"
+    )

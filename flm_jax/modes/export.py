@@ -220,7 +220,7 @@ def _evaluation(config: ConfigDict, workdir: Path, step: int) -> dict[str, Any] 
     """The figures of these weights, if they have been evaluated."""
     split = config.evaluate.split
     path = workdir / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         figures = json.loads(path.read_text())
         if figures["step"] == step:
             return figures

@@ -43,6 +43,9 @@ class Checkpoints(SavedCheckpoints):
         workdir: the work folder.
         keep_last: how many of the newest are kept.
         keep_best: how many with the lowest validation losses are kept besides.
+
+    Raises:
+        InputError: there can't be checkpoints.
     """
 
     _hint = ""  # Training sets a damaged one aside.
@@ -56,6 +59,12 @@ class Checkpoints(SavedCheckpoints):
         self._discarded = self._folder.resolve().with_name("discarded_checkpoints")
         self._keep_last, self._keep_best = keep_last, keep_best
         self._losses: dict[int, float] = {}
+        try:
+            self._folder.mkdir(
+                parents=True, exist_ok=True
+            )  # Over a file, Orbax would wait forever.
+        except OSError as error:
+            raise InputError(f"{self._folder}: can't be made: {error.strerror}") from None
         # Orbax's own cleaning runs in a thread that outlives an early exit.
         self._remove_unfinished()
         self._remove_discarded(at_rest=True)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,7 +95,8 @@ def _owner(file: int) -> str:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a path beside `path` and renames: `path` is never half-written."""
-    new = path.with_name(f".flm_jax-{os.getpid()}-{path.name}")
+    # The whole name may leave no room for more.
+    new = path.with_name(f".flm_jax-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name[-50:]}")
     try:
         write(new)
         os.replace(new, path)

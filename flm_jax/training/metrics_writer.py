@@ -87,5 +87,8 @@ def _is_row(row):
     return (
         isinstance(row, dict)
         and isinstance(row.get("step"), int)
-        and all(isinstance(value, int | float) for value in row.values())
+        and all(
+            isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+            for value in row.values()
+        )
     )

@@ -1,5 +1,6 @@
 """Which configs are accepted, and which changes of them."""
 
+import numpy as np
 import pytest
 from support.networks import change
 
@@ -49,6 +50,14 @@ def test_an_unknown_rung_is_an_error_that_names_the_others():
         ("loss.width", float("inf"), "loss.width=inf: expected numbers in"),
         ("data.crop.margin", 1e30, r"data.crop.margin=1e\+30: expected numbers in"),
         ("model.backbone.stage_sizes", (0, 2), r"stage_sizes=\(0, 2\): expected numbers in"),
+        ("model.backbone.stage_sizes", (np.int64(1),), "expected whole numbers"),
+        ("model.backbone.stage_sizes", 2, r"stage_sizes=2: expected such as \(3, 4, 6, 3\)"),
+        ("model.backbone.width", 4.5, "width=4.5: expected whole numbers"),
+        ("model.backbone.bottleneck", "False", "bottleneck='False': expected True or False"),
+        ("optimizer.grad_accum_steps", True, "grad_accum_steps=True: expected whole numbers"),
+        ("schedule.learning_rate", "1e-3", "learning_rate='1e-3': expected numbers"),
+        ("loss.width", "10", "loss.width='10': expected numbers"),
+        ("seed", None, "seed=None: expected whole numbers"),
         ("model.backbone.stage_sizes", (), "stage_sizes=.*: expected at least one stage"),
     ],
 )

@@ -1,3 +1,4 @@
+import os
 import threading
 
 import cv2
@@ -140,6 +141,9 @@ def test_a_file_that_is_missing_or_no_detector_is_refused_with_what_to_do(monkey
     (tmp_path / "net.onnx").write_bytes(b"x")
     with pytest.raises(InputError, match="not a face detector that OpenCV can run"):
         detector.load_detector(str(tmp_path / "net.onnx"), 0.5)
+    (strange := tmp_path / os.fsdecode(b"\xff.onnx")).write_bytes(b"x")
+    with pytest.raises(InputError, match="OpenCV opens UTF-8 names alone"):
+        detector.load_detector(str(strange), 0.5)
     # CenterFace's own file has other outputs than a YuNet's.
     with pytest.raises(InputError, match="not a face detector that OpenCV can run"):
         detector.load_detector(detector.centerface_path(), 0.5)

@@ -1,6 +1,8 @@
 """The network that comes with the package, in onnxruntime, without JAX."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -73,6 +75,8 @@ def test_one_command_puts_points_on_an_image_without_jax(drawn, tmp_path):
         (["face.png", "--network", "missing.onnx"], "missing.onnx: no such file"),
         (["face.png", "--network", "face.png"], "face.png: not a network that onnxruntime"),
         ([], "expected an input, or --page DIR"),
+        (["face.png", "--network", 300 * "x" + ".onnx"], "x.onnx: no such file"),
+        (["face.png", "--side", "1000000000"], "side=1000000000: expected at most 8192 pixels"),
         (["face.png", "--threshold", "2"], "2: expected a number in [0, 1]"),
         (["face.png", "--smoothing", "nan", "1"], "nan: expected a number in [0, inf]"),
     ],
@@ -94,6 +98,29 @@ def test_a_network_of_something_else_is_refused(tmp_path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "o.onnx")
     with pytest.raises(InputError, match="not a network of --mode export: its metadata lack 'in"):
         load_exported(tmp_path / "o.onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": "{}"}, "do not describe its network: KeyError 'size'"),
+        ({"input": '{"name": "images", "size": 100}'}, "do not describe its network: Invalid"),
+        ({"crop": '{"box": "foo", "margin": 0, "factor": 1, "square": false}'}, "KeyError 'foo'"),
+        ({"crop": '{"box": "rectangle"}'}, "KeyError 'margin'"),
+        ({"pixel_outputs": '["radius"]'}, "KeyError 'radius'"),
+        ({"pixel_outputs": '["landmarks"]'}, "are not of 98 points"),
+        ({"author": "me"}, None),
+    ],
+)
+def test_metadata_describe_the_network_or_are_refused(tmp_path, change, message):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(SHIPPED)
+    kept = {item.key: item.value for item in model.metadata_props}
+    onnx.helper.set_model_props(model, kept | change)
+    path = tmp_path / os.fsdecode(b"\xff.onnx")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        load_exported(path)
 
 
 if __name__ == "__main__":

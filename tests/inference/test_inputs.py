@@ -1,5 +1,6 @@
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from flm_jax.data import wflw
 from flm_jax.data.images import read_image
+from flm_jax.drawing import video
 from flm_jax.errors import InputError
 from flm_jax.inference import inputs
 
@@ -29,6 +31,17 @@ def test_images_are_named_below_what_they_share_without_those_of_the_output(tmp_
     assert names(tmp_path / "deep/face", tmp_path) == ["face"], "a file, whatever its name"
     (image, _) = inputs.find_inputs(str(tmp_path), tmp_path / "out")
     assert image.path == str(tmp_path / "b.PNG")
+
+
+def test_an_input_may_lie_in_the_output_of_which_the_results_are_left_out(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "in/a.jpg", "b.jpg", "overlays/in/a.jpg", "landmarks.json", "landmarks.csv")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    assert names("in", pathlib.Path()) == ["a.jpg"]
+    assert names(".", pathlib.Path()) == ["b.jpg", "in/a.jpg", "loop.jpg"]
+    assert not capsys.readouterr().out
 
 
 def test_nothing_to_read_is_an_error_that_says_what_is_expected(tmp_path):
@@ -62,6 +75,19 @@ def test_linked_folders_are_searched_and_what_is_left_out_is_counted(tmp_path, c
     assert "1 .mp4" in capsys.readouterr().out
 
 
+def test_a_glob_enters_each_folder_once_and_no_hidden_one(tmp_path, monkeypatch):
+    make(tmp_path, "in/a.jpg", "in/deep/b.jpg", "in/.git/c.jpg", "in/.d.jpg", "in/e.png")
+    for link in ("one", "two"):  # The library finds 2^40 paths here.
+        (tmp_path / f"in/{link}").symlink_to(".")
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("in/**/*.jpg", "**/*.jpg", "in/**/**/*.jpg"):
+        found = inputs.find_inputs(pattern, tmp_path / "out")
+        assert [image.path for image in found] == ["in/a.jpg", "in/deep/b.jpg"], pattern
+    assert names("in/.git/**", tmp_path / "out") == ["c.jpg"]
+    assert names("**", tmp_path / "out") == ["in/a.jpg", "in/deep/b.jpg", "in/e.png"]
+    assert names("i?/*/../[ae].*", tmp_path / "out")[0].endswith("a.jpg")
+
+
 def test_brackets_may_stand_in_names(tmp_path):
     make(tmp_path, "b[1].jpg", "in [2024]/a.jpg")
     assert names(tmp_path / "b[1].jpg", tmp_path) == ["b[1].jpg"]
@@ -76,10 +102,23 @@ def test_an_animated_gif_is_a_video(tmp_path):
     assert [(each.name, each.is_video) for each in found] == [("one.gif", False), ("two.gif", True)]
 
 
+def test_videos_of_any_name_are_opened_or_refused(tmp_path, monkeypatch):
+    """OpenCV crashes at names that are not UTF-8; FFmpeg takes `10:` for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    video.draw_video(tmp_path / "10:30.avi", frames=1, still=True)
+    assert inputs.open_video("10:30.avi").isOpened()
+    make(tmp_path, *(strange := [os.fsdecode(b"\xff.gif"), os.fsdecode(b"\xff.avi")]))
+    for name in strange:
+        assert inputs.is_video(name)
+        with pytest.raises(InputError, match="OpenCV opens UTF-8 names alone; rename it"):
+            inputs.open_video(name)
+    assert not inputs.open_video(str(10**20)).isOpened(), "a camera's number"
+
+
 def test_boxes_of_a_wflw_list_are_its_rectangles(faces_root, test_records):
     found = inputs.read_boxes(str(faces_root / wflw.TEST_LIST))
-    assert [name for name, _ in found] == [record.image_name for record in test_records]
-    np.testing.assert_array_equal([box for _, box in found], [r.box for r in test_records])
+    assert [box.name for box in found] == [record.image_name for record in test_records]
+    np.testing.assert_array_equal([box.corners for box in found], [r.box for r in test_records])
 
 
 ITEMS = [
@@ -104,7 +143,7 @@ def test_every_form_of_box_file_says_the_same(tmp_path, text):
     (tmp_path / "boxes").write_bytes(text if isinstance(text, bytes) else text.encode())
     found = inputs.read_boxes(str(tmp_path / "boxes"))
     expected = [("a.jpg", [1, 2, 3.25, 4]), ("b/c.png", [5, 6, 7, 8])]
-    assert [(name, box.tolist()) for name, box in found] == expected
+    assert [(box.name, box.corners.tolist()) for box in found] == expected
 
 
 @pytest.mark.parametrize(
@@ -124,6 +163,10 @@ def test_every_form_of_box_file_says_the_same(tmp_path, text):
         (f'{{"a.jpg": [[1, 2, 3, 1{401 * "0"}]]}}', "is no box"),
         (f'{{"a.jpg": [[1, 2, 3, 1{5000 * "0"}]]}}', "expected .*landmarks.json"),
         (100_000 * "[", "expected .*landmarks.json"),
+        ('{"a.jpg": [[1, 2, 3, 4]], "a.jpg": [[5, 6, 7, 8]]}', "'a.jpg' stands there twice"),
+        ('{"a.jpg": ["1234"]}', "'1234' is no box|1234 is no box"),
+        ('{"a.jpg": [[true, false, 3, 4]]}', "is no box"),
+        ('{"a.jpg": [{"1": 0, "2": 0, "3": 0, "4": 0}]}', "is no box"),
         ('{"a.jpg": 7}', "expected .*landmarks.json"),
         ('[{"image": "a.jpg"}]', "expected .*landmarks.json"),
         ('{"a.jpg": \n oops}', ":2: not JSON"),
@@ -146,7 +189,7 @@ def test_names_may_hold_spaces_or_be_missing(tmp_path):
     text = "1 2 3 4 my face.jpg\n1 2 3 4 0.5 01 face.jpg\n1 2 3 4 01 face.jpg\n"
     (tmp_path / "boxes").write_text(text)
     found = inputs.read_boxes(str(tmp_path / "boxes"))
-    assert [name for name, _ in found] == ["my face.jpg", "01 face.jpg", "01 face.jpg"]
+    assert [box.name for box in found] == ["my face.jpg", "01 face.jpg", "01 face.jpg"]
     boxes = np.array([[1, 2, 3, 4, 0.5], [5, 6, 7, 8, 0.9]])
     for columns in (4, 5):
         np.savetxt(tmp_path / "boxes", boxes[:, :columns])

@@ -31,9 +31,10 @@ def test_json_has_all_to_a_thousandth_of_a_pixel_and_can_be_given_as_boxes(tmp_p
     assert "scale" not in plain
     assert empty == {"image": "b.jpg", "faces": []}
     assert (frame["frame"], frame["time"]) == (3, 0.12)
-    names, boxes = zip(*inputs.read_boxes(str(path)), strict=True)
+    names, boxes, detected = zip(*inputs.read_boxes(str(path)), strict=True)
     assert names == ("a, b.jpg", "a, b.jpg", "c.mp4")
     np.testing.assert_array_equal(boxes, [BOX] * 3)
+    assert detected[:2] == (True, False)
     outputs.write_json(path, [])
     assert json.loads(path.read_text()) == []
 

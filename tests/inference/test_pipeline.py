@@ -1,12 +1,14 @@
 """Prediction of files, with a network that sees the same face everywhere."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 
 import cv2
 import numpy as np
@@ -105,6 +107,50 @@ def test_exif_orientation_is_honoured_except_with_given_boxes(predictor, tmp_pat
     boxes = box_file(tmp_path, {"a.jpg": [[1, 1, 20, 20]]})
     predict(predictor, tmp_path, tmp_path / "out", boxes=boxes)
     assert cv2.imread(str(tmp_path / "out/overlays/a.jpg")).shape[:2] == (40, 30)
+
+
+def test_boxes_of_a_detector_are_of_upright_images_and_others_are_told_of(
+    predictor, tmp_path, capsys
+):
+    path = write(tmp_path / "a.jpg", (320, 240), exif=6)
+    found = predict(predictor, path, tmp_path / "out", boxes="", detect=one_face)
+    shutil.copy(tmp_path / "out/landmarks.json", tmp_path / "boxes.json")
+    given = predict(predictor, path, tmp_path / "out", boxes=tmp_path / "boxes.json")
+    assert given[0]["faces"][0]["landmarks"] == found[0]["faces"][0]["landmarks"]
+    assert cv2.imread(str(tmp_path / "out/overlays/a.jpg")).shape[:2] == (320, 240)
+    assert "EXIF" not in capsys.readouterr().out
+    predict(predictor, path, tmp_path / "out", boxes=box_file(tmp_path, {"": [[1, 1, 9, 9]]}))
+    assert "a.jpg: is not turned as its EXIF orientation says" in capsys.readouterr().out
+
+
+def test_an_overlay_that_cannot_be_written_costs_no_points(predictor, tmp_path, capsys):
+    long = 250 * "x" + ".jpg"
+    write(tmp_path / "in" / long)
+    write(tmp_path / "in/deep/a.jpg")
+    write(tmp_path / "in/z.jpg")
+    (tmp_path / "out/overlays").mkdir(parents=True)
+    (tmp_path / "out/overlays/deep").write_text("a file")
+    with pytest.raises(InputError, match="one image or box could not be used"):
+        predict(predictor, tmp_path / "in", tmp_path / "out")
+    assert len(read(tmp_path / "out")) == 3
+    assert sorted(os.listdir(tmp_path / "out/overlays")) == ["deep", long, "z.jpg"]
+    assert "deep/a.jpg: " in (told := capsys.readouterr().out)
+    assert "overlays/deep/a.jpg can't be written: " in told
+
+
+def test_what_cannot_be_written_is_told_before_the_work(predictor, tmp_path, monkeypatch):
+    path = write(tmp_path / "a.png")
+    (tmp_path / "out/landmarks.csv").mkdir(parents=True)
+    with pytest.raises(InputError, match="landmarks.csv: is a folder and would be a file"):
+        pipeline.plan(str(path), tmp_path / "out")
+
+    def refuse(dir):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(pipeline, "predict_images", None)
+    with pytest.raises(InputError, match="--output=.*: can't be written: .*Read-only"):
+        predict(predictor, path, tmp_path)
 
 
 def test_given_boxes_keep_their_order_and_unusable_ones_are_reported(predictor, tmp_path, capsys):
@@ -297,17 +343,22 @@ def test_a_detected_face_is_framed_as_those_of_the_training(clip, tmp_path):
     np.testing.assert_allclose(predictor.margins, 0)
 
 
-def test_a_folder_of_videos_and_images_is_read_whole(predictor, clip, tmp_path):
+def test_a_folder_of_videos_and_images_is_read_whole(predictor, clip, tmp_path, capsys):
+    tiny = str(tmp_path / "e.avi")
+    writer = cv2.VideoWriter(tiny, cv2.VideoWriter.fourcc(*"MJPG"), 25, (1, 1))
+    writer.write(np.zeros((1, 1, 3), np.uint8))
+    writer.release()
     shutil.copy(clip, tmp_path / "b.avi")
     (tmp_path / "c.mp4").write_bytes(b"hello")
     shutil.copy(clip, tmp_path / "d.avi")
     write(tmp_path / "a.png")
-    with pytest.raises(InputError, match="one image or box could not be used.*c.mp4"):
+    with pytest.raises(InputError, match="2 images or boxes could not be used.*c.mp4"):
         predict(predictor, tmp_path, tmp_path / "out", boxes="", detect=one_face)
     found = [(os.path.basename(e["image"]), e.get("frame")) for e in read(tmp_path / "out")]
     frames = [(name, frame) for name in ("b.avi", "d.avi") for frame in range(8)]
     assert found == [("a.png", None), *frames]
     assert sorted(os.listdir(tmp_path / "out/overlays")) == ["a.png", "b.mp4", "d.mp4"]
+    assert "e.avi: OpenCV writes no mp4 with frames of 1 x 1 px" in capsys.readouterr().out
 
 
 def test_a_stream_is_timed_by_the_clock(predictor, clip, tmp_path, monkeypatch):

@@ -182,6 +182,12 @@ def test_without_the_data_drawn_faces_are_compared(unexported, capsys):
     assert "elsewhere: no faces there" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", "no", 100_000 * "["])
+def test_strange_figures_cost_no_export(faces_root, tmp_path, content):
+    (tmp_path / "evaluation.json").write_text(content)
+    assert export._evaluation(make_config(faces_root), tmp_path, 0) is None
+
+
 def test_nothing_is_written_where_a_file_differs(unexported, monkeypatch):
     workdir, config = unexported
     convert = export.onnx.convert

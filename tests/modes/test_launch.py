@@ -39,8 +39,11 @@ def test_a_wrong_command_is_refused_with_one_message(faces_root, tmp_path, argum
 # ml_collections loads the config so.
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    errors = [OSError(errno.ENOSPC, "No space left on device")]
+    errors.append(IsADirectoryError(errno.EISDIR, "Is a directory", ".new", None, "ced.png"))
+
     def fill(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise errors.pop(0)
 
     monkeypatch.setattr(preview, "run", fill)
     monkeypatch.setattr(processes, "connect", lambda *_, **__: None)
@@ -51,6 +54,9 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         program.main([])
     assert capsys.readouterr().err == f"error: {tmp_path}: No space left on device\n"
+    with pytest.raises(SystemExit, match="1"):
+        program.main([])
+    assert capsys.readouterr().err == "error: ced.png: Is a directory\n"
 
 
 def test_a_config_that_is_missing_is_refused():

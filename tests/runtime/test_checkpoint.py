@@ -77,6 +77,12 @@ def test_a_path_from_which_nothing_could_be_read_back_is_refused(tmp_path, stran
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_in_the_place_of_the_checkpoints_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("x")
+    with pytest.raises(InputError, match="checkpoints: can't be made: File exists"):
+        Checkpoints(tmp_path)
+
+
 def test_every_other_character_may_stand_in_a_path(tmp_path):
     name = "".join(c for c in string.printable + "é\u4e2d" if c not in "/*?[\\")
     save(tmp_path / name, {3: 1.0})

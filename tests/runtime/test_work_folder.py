@@ -72,6 +72,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_text() == "good"
 
 
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    path = tmp_path / (251 * "x" + ".jpg")
+    work_folder.write_atomically(path, lambda new: new.write_text("x"))
+    assert path.read_text() == "x"
+
+
 def test_a_training_removes_the_unfinished_files_of_killed_processes_as_it_starts(tmp_path):
     """Before anything else: this one finds no faces."""
     ended = subprocess.Popen([sys.executable, "-c", ""])

@@ -46,7 +46,7 @@ def tiny_config(faces_root):
 def change(config, key, value):
     """The config with another value of a key, or with a key that it should not have."""
     config = copy.deepcopy(config)
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         config.update_from_flattened_dict({key: value})
     return config
 

@@ -44,6 +44,7 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
         (b"3", "no numbers by their names"),
         (b'{"loss": 1.0}', "no numbers by their names"),
         (b'{"step": 1, "loss": "low"}', "no numbers by their names"),
+        (b'{"step": -1%s}' % (30 * b"0"), "no numbers by their names"),
         (b"\xff\xfe", "no JSON"),
         (b"[" * 100_000, "no JSON"),
     ],
