@@ -108,7 +108,8 @@ class HeadParameters:
     collar: Number = 0.0  # the share of the neck that cloth covers
     neckline: Number = 0.0  # how much lower the collar is in front
     cloth_colour: Colour = (120.0, 120.0, 125.0)
-    shadow: tuple[Number, Number, Number] = (0.0, 0.0, 0.0)  # strength, direction, place
+    # Strength; where from, in radians, 0 from above and positive to the right; beyond what place.
+    shadow: tuple[Number, Number, Number] = (0.0, 0.0, 0.0)
     line_strength: Number = 1.0  # of nostrils, folds and creases
     shine: Number = 0.12
     texture: Number = 0.0  # strength of skin and hair noise

@@ -394,6 +394,34 @@ def test_lip_landmarks_enclose_the_lips(change):
     assert is_red[outside].mean() < 0.1
 
 
+def _brightness(head, *points) -> float:
+    """The mean about landmarks' middle, whatever the colour."""
+    column, row = np.round(np.mean(points, axis=0)).astype(int)
+    return float(head.tile[row - 2 : row + 3, column - 2 : column + 3, :3].mean())
+
+
+def test_a_shadow_darkens_what_it_falls_on_and_nothing_else():
+    plain, shaded = (
+        render_head(HeadParameters(shadow=(strength, np.pi / 2, 0.0)), 120)
+        for strength in (0.0, 0.6)
+    )
+    left, right = ((plain.landmarks[a], plain.landmarks[b]) for a, b in ((64, 76), (68, 82)))
+    assert _brightness(shaded, *right) < 0.6 * _brightness(plain, *right)
+    np.testing.assert_allclose(_brightness(shaded, *left), _brightness(plain, *left), rtol=0.02)
+
+
+def test_a_neck_is_as_dark_as_its_chin_makes_it_and_a_collar_covers_it():
+    def neck(**change) -> np.ndarray:
+        head = render_head(HeadParameters(skin=(200, 160, 130), **change), 120)
+        column, row = np.round(head.landmarks[16]).astype(int)
+        return head.tile[row + 12 : row + 18, column - 3 : column + 4, :3].mean((0, 1))
+
+    dark, bright = neck(chin_shadow=0.65), neck(chin_shadow=0.0)
+    assert dark.mean() < 0.8 * bright.mean()
+    collar = neck(chin_shadow=0.0, collar=0.9, cloth_colour=(20, 20, 160))
+    assert collar[2] > 2 * collar[0]
+
+
 def test_an_open_mouth_is_dark_inside_and_brows_darker_than_skin():
     head = render_head(HeadParameters(mouth_open=0.9), 200)
     marks, grey = head.landmarks, head.tile[..., :3].mean(-1)
@@ -414,7 +442,9 @@ EXTREMES = {
     "face_paint": ("none", "clown", "stripes", "half", "patches"),
     "glasses": ("none", "frame", "dark"), "lens": ((0.24, 0.15, 2), (0.42, 0.32, 4.4)),
     "headwear": ("none", *headwear.KINDS), "headwear_y": (-0.75, -0.36), "scarf": (0, 1.05),
-    "mask": (False, True), "freckles": (0, 30),
+    "mask": (False, True), "freckles": (0, 30), "hair_height": (0, 0.9), "hair_sides": (0, 1),
+    "curl": (0, 1), "neck": (0.45, 0.95), "throat": (0, 0.5), "collar": (0, 0.05, 0.8),
+    "neckline": (0, 0.5), "shadow": ((0.8, -3.1, -2), (0.8, 1.5, 0.2)), "crown": (1.3, 1.85),
 }  # fmt: skip
 
 
