@@ -95,6 +95,7 @@ def test_every_recipe_runs_a_step(faces_root, tmp_path, recipe):
             "data.drawn.train": 0,
             "data.prepared": "",
             "data.image_size": 32,
+            "model.pretrained": "",
             "model.backbone.stage_sizes": (1,),
             "model.backbone.width": 4,
         }
