@@ -4,9 +4,10 @@
     python launch.py --config configs/drawn_resnet18.py
 
 A ResNet-18 of 44 instead of 64 features, so that it fits into 11 MB, with each point's visibility.
-It goes on from the weights of the package, which the same network has learned from 30,000 drawn
-faces at 64 px. On two cores of a Xeon at 2.5 GHz the drawing took 23 minutes beside other work, and
-the training 80.
+It started from the package's first network, which had learned from 30,000 drawn faces at 64 px;
+today it goes on from its own result. On two cores of a Xeon at 2.5 GHz the drawing took 23 minutes
+beside other work, and the training 80.
+
 The NME is 10.84 % on faces98's 110 WFLW test faces, 7.63 % on its training list, and 6.31 % on the
 drawn test faces (docs/model_card.md).
 """

@@ -83,7 +83,7 @@ def ear_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
 
 
 def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
-    """The neck, which turns with the head at its top and with the body below."""
+    """The neck with beard and collar, which turns with the head at its top, with the body below."""
     t = np.linspace(0, 1, 24)[:, None]
     around = np.linspace(-2, 2, 40)[None]
     radius = p.neck + 0.2 * t**3

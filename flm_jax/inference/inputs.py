@@ -23,8 +23,8 @@ VIDEOS = (
     *(".3gp", ".wmv", ".ts", ".mts", ".m2ts", ".flv", ".ogv"),
 )
 
-# In the output: what is found, and the folder of the images with it.
-RESULTS = ("landmarks.json", "landmarks.csv", "overlays")
+# In the output: what is found, twice, and the folder of the images with it.
+RESULTS = JSON, CSV, OVERLAYS = "landmarks.json", "landmarks.csv", "overlays"
 
 _STREAM = re.compile(r"(rtsps?|rtmps?|rtp|udp|tcp|srt|https?)://", re.IGNORECASE)
 

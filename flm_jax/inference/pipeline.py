@@ -49,12 +49,12 @@ def plan(
     if overlays:
         names = [f"{Path(s.name).with_suffix('.mp4')}" if s.is_video else s.name for s in sources]
         sources = [
-            each._replace(overlay=folder / "overlays" / path)
+            each._replace(overlay=folder / inputs.OVERLAYS / path)
             for each, path in zip(sources, _overlay_names(names), strict=True)
         ]
     read = {os.path.realpath(path) for path in (boxes, *(each.path for each in sources)) if path}
     overlay_paths = [each.overlay for each in sources if each.overlay]
-    for path in (folder / "landmarks.json", folder / "landmarks.csv", *overlay_paths):
+    for path in (folder / inputs.JSON, folder / inputs.CSV, *overlay_paths):
         if os.path.realpath(path) in read:
             raise InputError(f"{path}: is read and would be overwritten; choose another --output")
         if os.path.isdir(path):
@@ -98,7 +98,7 @@ def run(
             if detect:
                 found = _predict_videos(job, predictor, detect, received, smoothing)
                 entries, problems = entries + found[0], problems + found[1]
-            json, csv = job.folder / "landmarks.json", job.folder / "landmarks.csv"
+            json, csv = job.folder / inputs.JSON, job.folder / inputs.CSV
             write_atomically(json, lambda path: outputs.write_json(path, entries))
             write_atomically(csv, lambda path: outputs.write_csv(path, entries))
             print(f"{json}: {sum(len(entry.faces) for entry in entries)} faces")

@@ -59,10 +59,8 @@ class Checkpoints(SavedCheckpoints):
         self._discarded = self._folder.resolve().with_name("discarded_checkpoints")
         self._keep_last, self._keep_best = keep_last, keep_best
         self._losses: dict[int, float] = {}
-        try:
-            self._folder.mkdir(
-                parents=True, exist_ok=True
-            )  # Over a file, Orbax would wait forever.
+        try:  # Over a file, Orbax would wait forever.
+            self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self._folder}: can't be made: {error.strerror}") from None
         # Orbax's own cleaning runs in a thread that outlives an early exit.

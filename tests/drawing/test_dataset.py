@@ -272,6 +272,9 @@ def test_occluders_cover_what_they_are_said_to_cover():
     assert covered["scarf"][76:96].all()
     assert not covered["scarf"][60:76].any()
     assert not covered["fringe"][60:96].any()
+    cheeks = [render_head(HeadParameters(hair="long", hair_sides=s), 80).covered for s in (0, 1)]
+    assert cheeks[1][:33].sum() > cheeks[0][:33].sum() + 8
+    assert not cheeks[1][60:96].any()
 
 
 def test_the_far_side_of_a_turned_head_is_hidden():
