@@ -3,7 +3,7 @@
     python launch.py --config configs/wflw_resnet50_48px.py --config.data.root=FOLDER
 
 A short training gains most from a head that starts at the mean shape and from averaged weights
-(docs/results.md, the ladder). The loss and the optimiser are the original's, the augmentation is
+(docs/results.md, at 48 px). The loss and the optimiser are the original's, the augmentation is
 mild. Trained and tested on faces98, two seeds have a test NME of 9.22 and 9.01 %, and the
 original's recipe 11.39 and 11.52 %.
 """

@@ -12,10 +12,10 @@ from flm_jax.drawing.surface import grid_longitude, grid_sine
 # Heights of the hairline at these longitudes, in degrees, relative to the hairline in front.
 _HAIR_ANGLES = [0, 18, 38, 54, 68, 84, 105, 180]
 _HAIRLINES: dict[str, list] = {
-    "ring": [-0.9, -0.9, -0.9, -0.9, -0.3, 0.15, 0.42, 0.9],
-    "short": [0.0, 0.0, -0.06, 0.12, None, 0.12, 0.42, 0.9],
-    "fringe": [0.0, 0.0, 0.0, 0.05, 0.2, 0.4, 0.5, 0.9],
-    "long": [-0.08, 0.0, 0.16, 0.38, None, 0.3, 0.5, 0.9],
+    "ring": [-0.9, -0.9, -0.9, -0.9, -0.33, 0.1, 0.42, 0.9],
+    "short": [0.0, 0.0, -0.06, 0.12, None, 0.07, 0.42, 0.9],
+    "fringe": [0.0, 0.0, 0.0, 0.05, 0.17, 0.35, 0.5, 0.9],
+    "long": [-0.08, 0.0, 0.16, 0.38, None, 0.25, 0.5, 0.9],
 }
 
 
@@ -26,7 +26,7 @@ def hairline(p: HeadParameters, longitude: ndarray) -> ndarray:
     line = _HAIRLINES[p.hair]
     front = p.hairline
     # In front they hang together with the hairline, at the sides with the ears.
-    heights = [front + h for h in line[:4]] + [-0.34 if line[4] is None else line[4], *line[5:]]
+    heights = [front + h for h in line[:4]] + [-0.37 if line[4] is None else line[4], *line[5:]]
     heights = np.array(heights) + p.hair_sides * np.array([0, 0, 0.1, 0.6, 1.5, 1.1, 0.7, 0.3])
     swept = p.part * np.sin(longitude) * (np.abs(longitude) < np.pi / 2) * np.cos(longitude) * 2
     return np.interp(np.degrees(np.abs(longitude)), _HAIR_ANGLES, heights) + swept

@@ -73,10 +73,10 @@ def ear_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
     for side in (-1, 1):
         if side * p.yaw > 35:  # Behind the head.
             continue
-        placed = local * [1, 0.3, 0.19]
+        placed = local * [1, 0.34, 0.2]
         placed[..., 1] -= 0.25 * placed[..., 2]
         placed = placed @ rotation(-24.0 * side, 0.0, 6.0 * side).T
-        placed += [side * 1.07 * p.breadth, 0.2, -0.25]
+        placed += [side * 1.07 * p.breadth, 0.3, -0.25]
         colour = np.where(hollow[..., None], 0.62, 0.95) * mix(p.skin, (200, 80, 70), 0.15)
         layers.append(Layer(placed @ turn.T, colour.astype(np.uint8)))
     return layers

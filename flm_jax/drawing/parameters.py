@@ -41,22 +41,22 @@ class HeadParameters:
     roll: Number = 0.0
 
     crown: Number = 1.56
-    chin: Number = 1.585
-    jaw: Number = 2.22  # exponent of the outline below the eyes: 2 is an ellipse, more is squarer
+    chin: Number = 1.615
+    jaw: Number = 2.18  # exponent of the outline below the eyes: 2 is an ellipse, more is squarer
     breadth: Number = 1.0
     eye_x: Number = 0.44
-    eye_width: Number = 0.183
+    eye_width: Number = 0.2
     eye_height: Number = 0.087
     eye_tilt: Number = 0.054
     brow_y: Number = -0.205
     brow_arch: Number = 0.072
     brow_width: Number = 1.0
     brow_thickness: Number = 0.104
-    nose_length: Number = 0.505
+    nose_length: Number = 0.527
     nose_width: Number = 0.2
-    nose_height: Number = 0.39
-    mouth_y: Number = 0.93
-    mouth_width: Number = 0.365
+    nose_height: Number = 0.35
+    mouth_y: Number = 0.932
+    mouth_width: Number = 0.395
     lip: Number = 0.124
     wobble: tuple[Number, ...] = (0.0, 0.0, 0.0, 0.0)  # eye, brow, mouth and jaw asymmetry
 

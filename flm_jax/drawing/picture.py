@@ -12,7 +12,7 @@ from flm_jax.drawing.render import Head, render_head
 from flm_jax.drawing.sampling import sample_head, sample_light
 
 _MAX_SIDE = 512
-_MIN_OCCLUDED = 8
+_MIN_OCCLUDED = 14
 
 
 class DrawnFace(NamedTuple):
@@ -22,7 +22,7 @@ class DrawnFace(NamedTuple):
         landmarks: f32[98, 2], pixels of the picture.
         box: f32[4], the rectangle (xmin, ymin, xmax, ymax), whole pixels.
         attributes: bool[6], in the order of `wflw.ATTRIBUTES`. Pose: |yaw| > 38, |pitch| > 26 or
-            |roll| > 32 degrees. Occlusion: at least 8 landmarks are covered by something.
+            |roll| > 32 degrees. Occlusion: at least 14 landmarks are covered by something.
         visible: bool[98], landmarks that are neither covered, nor on the far side of the head, nor
             outside of the picture.
         yaw: degrees, > 0 where the nose points to the picture's right.

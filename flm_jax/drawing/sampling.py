@@ -99,17 +99,17 @@ def _sample_shape(rng: np.random.Generator) -> dict[str, Any]:
     # A child's eyes are larger, its nose and chin shorter, its brows thinner.
     child = rng.uniform(0.3, 1) if rng.random() < 0.08 else -0.05
     return {
-        "crown": around(1.56, 0.08), "chin": around(1.58 - 0.12 * child, 0.085),
-        "jaw": around(2.3, 0.2), "breadth": around(1.015, 0.07),
-        "eye_x": around(0.44 + 0.01 * child, 0.02), "eye_width": around(0.185, 0.019),
+        "crown": around(1.56, 0.08), "chin": around(1.61 - 0.12 * child, 0.085),
+        "jaw": around(2.24, 0.2), "breadth": around(1.015, 0.07),
+        "eye_x": around(0.44 + 0.01 * child, 0.02), "eye_width": around(0.202, 0.019),
         "eye_height": around(0.087 + 0.02 * child, 0.014), "eye_tilt": around(0.054, 0.09),
         "brow_y": around(-0.2, 0.04), "brow_arch": around(0.06, 0.03),
         "brow_width": around(1.03, 0.08),
         "brow_thickness": around(0.104 - 0.03 * child, 0.02),
-        "nose_length": around(0.5 - 0.1 * child, 0.05),
-        "nose_width": around(0.198, 0.027), "nose_height": around(0.39 - 0.12 * child, 0.055),
-        "mouth_y": around(0.928 - 0.09 * child, 0.05),
-        "mouth_width": around(0.373 - 0.03 * child, 0.045), "lip": around(0.124, 0.026),
+        "nose_length": around(0.524 - 0.1 * child, 0.05),
+        "nose_width": around(0.198, 0.027), "nose_height": around(0.35 - 0.11 * child, 0.055),
+        "mouth_y": around(0.93 - 0.09 * child, 0.05),
+        "mouth_width": around(0.4 - 0.03 * child, 0.045), "lip": around(0.124, 0.026),
         "wobble": tuple(rng.normal(0, [0.03, 0.014, 0.02, 0.05])),
     }  # fmt: skip
 

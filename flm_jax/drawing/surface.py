@@ -42,23 +42,24 @@ def _lay_out_half(p: HeadParameters, side: int) -> Float[ndarray, "98 2"]:
     middle = p.brow_y - p.brow_raise * 0.1 + brow - p.brow_arch * arch + 0.05 * t**3
     middle = middle + p.frown * np.array([0.07, 0.035, 0, -0.01, -0.01])
     half = p.brow_thickness * np.array([0.4, 0.5, 0.52, 0.41, 0])
-    x = p.eye_x + p.eye_width * (0.35 + 3.34 * p.brow_width * (t - 0.51)) - 0.03 * p.frown * (1 - t)
-    lean = np.array([0.013, 0.007, 0, -0.012, 0])
-    points[42:47] = np.stack([x - lean, middle - half], 1)
-    points[47:51] = np.stack([x + lean, middle + half], 1)[3::-1]
+    x = p.eye_x + p.eye_width * (0.32 + 3.0 * p.brow_width * (t - 0.51)) - 0.03 * p.frown * (1 - t)
+    upper = np.array([0.013, 0.004, -0.007, -0.015, -0.01])
+    lower = np.array([0.013, 0.003, -0.008, -0.016, 0])
+    points[42:47] = np.stack([x + upper, middle - half], 1)
+    points[47:51] = np.stack([x + lower, middle + half], 1)[3::-1]
 
-    t = np.array([-1, -0.41, 0.06, 0.435, 1, 0.47, 0.08, -0.385])
+    t = np.array([-1, -0.5, 0.05, 0.55, 1, 0.57, 0.1, -0.43])
     lid = np.array([0, -0.8, -1, -0.69, 0, 0.46, 0.58, 0.39]) * p.eye_height
     opened = np.clip(p.eyes_open + eye * 3, 0.03, 1.6)
     # A closing upper lid comes down to the lower one, which a smile lifts a little.
     lid = np.where(lid < 0, lid * opened + (1 - np.minimum(opened, 1)) * 0.5 * -lid, lid)
-    y = 0.01 + lid - p.eye_tilt * t * p.eye_width
+    y = 0.018 + lid - p.eye_tilt * t * p.eye_width
     points[68:76] = np.stack([p.eye_x + p.eye_width * t, y], 1)
     points[97] = [p.eye_x + 0.005, points[[70, 74], 1].mean()]
 
-    points[51:55, 1] = np.linspace(-0.017, p.nose_length, 4)
-    points[57:60, 0] = np.array([0, 0.52, 1]) * p.nose_width * (1 + 0.08 * max(p.smile, 0))
-    points[57:60, 1] = p.nose_length + np.array([0.153, 0.131, 0.105]) - 0.03 * max(p.smile, 0)
+    points[51:55, 1] = np.linspace(0.005, p.nose_length, 4)
+    points[57:60, 0] = np.array([0, 0.53, 1.08]) * p.nose_width * (1 + 0.08 * max(p.smile, 0))
+    points[57:60, 1] = p.nose_length + np.array([0.143, 0.121, 0.095]) - 0.03 * max(p.smile, 0)
     points[79:86], points[90:95] = _lay_out_lips(p)
     bent = np.r_[79:86, 90:95]
     points[bent, 1] += mouth * points[bent, 0] / p.mouth_width
@@ -75,10 +76,10 @@ def _lay_out_lips(p: HeadParameters) -> tuple[Float[ndarray, "7 2"], Float[ndarr
     lip = p.lip * (1 + 0.5 * p.pucker - 0.1 * max(p.smile, 0))
     gape = 0.46 * p.mouth_open
     outer, inner = np.zeros((7, 2)), np.zeros((5, 2))
-    outer[:, 0] = np.array([0, 0.232, 0.63, 1, 0.66, 0.315, 0]) * width
+    outer[:, 0] = np.array([0, 0.185, 0.605, 1, 0.73, 0.395, 0]) * width
     outer[:, 1] = np.array([-0.58, -0.725, -0.49, -0.07, 0.6, 0.99, 1.08]) * lip
     outer[:, 1] += np.array([-0.12, -0.12, -0.05, 0.18, 0.66, 0.98, 1.02]) * gape
-    inner[:, 0] = np.array([0, 0.33, 0.88, 0.33, 0]) * width
+    inner[:, 0] = np.array([0, 0.475, 0.92, 0.495, 0]) * width
     inner[:, 1] = np.array([0.02, -0.04, -0.07, 0.02, 0.07]) * lip
     inner[:, 1] += np.array([-0.1, -0.06, 0.18, 0.84, 0.96]) * gape
     for lips in (outer, inner):
@@ -148,7 +149,7 @@ class Surface:
         # The bridge rises towards the tip and falls off sharply below it.
         along = np.clip(y / tip, 0, 1)
         height = p.nose_height * (0.28 + 0.72 * along**0.86)
-        height = height * np.exp(-((np.maximum(y - tip, 0) / 0.175) ** 2))
+        height = height * np.exp(-((np.maximum(y - tip, 0) / 0.17) ** 2))
         height = height * np.exp(-((np.minimum(y, 0) / 0.2) ** 2))
         relief = height * np.exp(-((x / (0.13 + 0.08 * along)) ** 2))
         relief += bump(0.04, p.nose_width * 0.8, tip + 0.06, 0.085, 0.085)  # wings
@@ -160,7 +161,7 @@ class Surface:
         relief += bump(0.104, 0.0, p.mouth_y, 0.18, 0.3)
         relief += bump(0.045 + 0.1 * p.pucker, 0.0, upper, p.mouth_width * 0.85, p.lip * 0.8)
         relief += bump(0.045 + 0.1 * p.pucker, 0.0, lower, p.mouth_width * 0.7, p.lip * 0.8)
-        relief += bump(0.2, 0.0, self.bottom - 0.18, 0.3, 0.17)  # chin
+        relief += bump(0.27, 0.0, self.bottom - 0.13, 0.42, 0.17)  # chin
         return np.concatenate([points[..., :2], (points[..., 2] + relief * front)[..., None]], -1)
 
 
@@ -175,7 +176,7 @@ def jaw_plane(p: HeadParameters, across: ndarray) -> ndarray:
     On the near side of a turned head it goes back towards the ear, as annotators follow it.
     `across` is -1 at the image's left of the head, 0 in the middle, 1 at its right.
     """
-    return 0.2 - 0.44 * np.clip(-np.sin(np.radians(p.yaw)) * across, 0, None)
+    return 0.2 - 0.42 * np.clip(-np.sin(np.radians(p.yaw)) * across, 0, None) ** 0.45
 
 
 def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
@@ -185,8 +186,9 @@ def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
     outline of cheek and chin. Each half is spaced equally as seen in the image.
     """
     p = surface.p
-    most = np.radians(90 + 3 * abs(np.sin(np.radians(p.yaw))))
-    around = np.linspace(-most, most, 65)
+    turn = np.sin(np.radians(p.yaw))
+    left, right = np.radians(91.7 + 5.5 * abs(turn) + np.array([-2.5, 2.5]) * turn)
+    around = np.r_[np.linspace(-left, 0, 33), np.linspace(0, right, 33)[1:]]
     plane = jaw_plane(p, np.sin(around))
     longitude = np.arctan2(np.sin(around), plane)
     sine = np.cos(around) / np.hypot(1, plane)

@@ -129,6 +129,39 @@ class LaplaceHead(RegressionHead):
         }
 
 
+class AnchorHead(Head):
+    """Each cell of the last feature map votes for every point, from where it stands.
+
+    Xiong et al., "A2J: Anchor-to-Joint Regression Network for 3D Articulated Pose Estimation from a
+    Single Depth Image", ICCV 2019: the cells are anchors; each predicts its offset from every point
+    and the weight of that vote, and a point is the mean of its votes. With equal weights, which it
+    starts with, it is `RegressionHead`.
+    """
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "b h w c"], image_size: int
+    ) -> dict[str, Float[Array, "b 98 *_"]]:
+        """`landmarks` f32[b, 98, 2] in pixels of the input; (0, 0) is the first pixel's centre."""
+        batch, height, width, _ = features.shape
+        cells = features.reshape(batch, height * width, -1)
+        offsets = nn.Dense(2 * NUM_LANDMARKS, kernel_init=_kernel_init, name="offsets")(cells)
+        offsets = offsets.reshape(batch, -1, NUM_LANDMARKS, 2) * (image_size / HEAD_SIZE)
+        weights = nn.Dense(NUM_LANDMARKS, kernel_init=nn.initializers.zeros, name="weights")(cells)
+        weights = nn.softmax(weights, axis=1)
+        rows, columns = np.indices((height, width)) + 0.5
+        centres = np.stack([columns / width, rows / height], axis=-1) * image_size - 0.5
+        votes = offsets + jnp.asarray(centres.reshape(-1, 1, 2), jnp.float32)
+        return {
+            "landmarks": (weights[..., None] * votes).sum(axis=1),
+            **self._visibility(features.mean(axis=(1, 2))),
+        }
+
+    def start_at(self, mean_shape: Float[ndarray, "98 2"]) -> Mapping[str, Any]:
+        offset = mean_shape - (HEAD_SIZE - 1) / 2  # from the mean of the cells' centres
+        return {"offsets": {"bias": offset.ravel().astype(np.float32)}}
+
+
 class SimCCHead(Head):
     """Each coordinate by a distribution over bins along x and along y.
 
@@ -222,5 +255,6 @@ def check_outputs(head: Head, outputs: Mapping[str, Any]) -> None:
 HEADS: dict[str, type[Head]] = {
     "regression": RegressionHead,
     "laplace": LaplaceHead,
+    "anchors": AnchorHead,
     "simcc": SimCCHead,
 }

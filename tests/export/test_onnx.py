@@ -63,7 +63,7 @@ def test_the_model_computes_what_the_trained_network_does(backbone, head, size):
     check(model, expected, size)
     # At the input; and where a head needs the map's places last.
     transposes = [node.op_type for node in model.graph.node].count("Transpose")
-    assert transposes <= (4 if head == "simcc" else 1)
+    assert transposes <= {"simcc": 4, "anchors": 2}.get(head, 1)
     assert {"params/backbone/conv1/kernel"} < {tensor.name for tensor in model.graph.initializer}
 
 

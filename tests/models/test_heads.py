@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flm_jax.errors import InputError
-from flm_jax.models.heads import HEADS, RegressionHead, SimCCHead
+from flm_jax.models.heads import HEADS, AnchorHead, RegressionHead, SimCCHead
 from flm_jax.models.resnet import ResNet
 
 SIZE = 32
@@ -49,6 +49,38 @@ def test_simcc_says_the_expectation_of_its_bins():
 def test_too_few_bins_are_refused(settings):
     with pytest.raises(InputError, match="bins a pixel are too few for an input of 32 px"):
         outputs_of(SimCCHead(**settings))
+
+
+def anchors(weights, seed=0):
+    """The points of a map of 2 x 4 cells by an `AnchorHead` whose weights depend so much on it."""
+    head, features = AnchorHead(), jax.random.normal(jax.random.key(seed), (1, 2, 4, 3))
+    params = head.init(jax.random.key(1), features, SIZE)["params"]
+    params["weights"]["kernel"] = jnp.full_like(params["weights"]["kernel"], weights)
+    return head.apply({"params": params}, features, SIZE)["landmarks"][0], features, params
+
+
+def test_anchors_of_equal_weight_are_the_regression():
+    points, features, params = anchors(0.0)
+    dense = {"points": {**params["offsets"], "bias": params["offsets"]["bias"] + 112 - 0.5 * 7}}
+    expected = RegressionHead().apply({"params": dense}, features, SIZE)["landmarks"][0]
+    np.testing.assert_allclose(points, expected, atol=1e-4)
+
+
+def test_the_anchor_of_most_weight_says_where_the_points_are():
+    points, features, params = anchors(1000.0)
+    row, column = np.unravel_index(features[0].sum(-1).argmax(), (2, 4))
+    offset = features[0, row, column] @ params["offsets"]["kernel"] + params["offsets"]["bias"]
+    centre = jnp.array([8 * column + 3.5, 16 * row + 7.5])
+    np.testing.assert_allclose(points, centre + offset.reshape(98, 2) / 7, atol=1e-4)
+
+
+def test_anchors_start_at_the_mean_shape():
+    shape = np.random.default_rng(0).uniform(0, 223, (98, 2))
+    head, features = AnchorHead(), jnp.zeros((1, 2, 4, 3))
+    params = head.init(jax.random.key(1), features, 224)["params"]
+    params["offsets"]["bias"] = head.start_at(shape)["offsets"]["bias"]
+    points = head.apply({"params": params}, features, 224)["landmarks"][0]
+    np.testing.assert_allclose(points, shape, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", HEADS)
