@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +80,7 @@ def test_the_split_has_a_seed_of_its_own(config, faces_root, tmp_path):
 
 def test_drawn_faces_are_mixed_into_the_training_alone(config, faces_root, tmp_path):
     config.data.root, config.batch_size = str(faces_root), 8
+    config.num_epochs, config.data.image_size = 4, 32
     plain = build.read_splits(config, tmp_path)
     config.data.drawn.update({"train": 6, "seed": 3, "share": 0.25})
     splits = build.read_splits(config, tmp_path)
@@ -119,11 +122,12 @@ def test_the_head_starts_at_the_mean_shape_of_the_training_faces(config, train_r
 
 
 def test_a_pretrained_backbone_is_where_training_starts(config, train_records, tmp_path):
-    config.model.backbone.update({"stage_sizes": (1, 1), "width": 4})
+    config.model.backbone.update({"stage_sizes": (1,), "width": 4})
     config.data.image_size = 32
     config.model.pretrained = str(tmp_path / "weights.safetensors")
     model = build.build_model(config)
-    fresh = model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), train=False)
+    init = jax.jit(partial(model.init, train=False))
+    fresh = init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)))
     backbone = {name: fresh[name]["backbone"] for name in ("params", "batch_stats")}
     (tmp_path / "weights.safetensors").write_bytes(safetensors_bytes(torch_tensors(backbone)))
     given = build.starting_values(config, model, train_records)

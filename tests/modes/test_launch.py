@@ -1,5 +1,6 @@
 """The command line: what it refuses, and that every config runs."""
 
+import contextlib
 import errno
 import importlib
 import json
@@ -14,10 +15,11 @@ import pytest
 from support.launches import ROOT, launch, tiny
 
 import launch as program
-from flm_jax.config import build
+from flm_jax.config import build, schema
 from flm_jax.data import wflw
 from flm_jax.modes import preview, train
 from flm_jax.runtime import processes, quiet
+from flm_jax.runtime.devices import split_over_devices
 from flm_jax.training.state import train_state_shapes
 from flm_jax.training.step import pmap_train_step
 
@@ -82,42 +84,43 @@ def test_an_error_in_a_config_file_keeps_its_place_and_a_missing_flag_file_is_a_
 RECIPES = {path.stem for path in (ROOT / "configs").glob("[a-z]*.py")} - {"demo"}
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
-def test_every_recipe_runs_a_step(faces_root, tmp_path, recipe):
-    """With one block at 32 px: one step, validation, checkpoint, evaluation."""
+def on_the_test_faces(recipe, faces_root):
     config = importlib.import_module(f"configs.{recipe}").get_config()
-    config.update_from_flattened_dict(
-        {
-            "batch_size": 32,
-            "num_epochs": 1,
-            "compilation_cache": "off",
-            "data.root": str(faces_root),
-            "data.drawn.train": 0,
-            "data.prepared": "",
-            "data.image_size": 32,
-            "model.pretrained": "",
-            "model.backbone.stage_sizes": (1,),
-            "model.backbone.width": 4,
-        }
-    )
-    train.run(config, tmp_path)
-    assert math.isfinite(json.loads((tmp_path / "evaluation.json").read_text())["nme"])
+    changes = {"data.root": str(faces_root), "data.drawn.train": 0, "data.prepared": ""}
+    config.update_from_flattened_dict({**changes, "batch_size": 16, "num_epochs": 1})
+    return config
 
 
-def test_the_whole_network_can_be_trained():
-    """ResNet-50 at 224 px; nothing is computed."""
-    config = importlib.import_module("configs.wflw_resnet50").get_config()
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_starts_and_takes_its_batches(faces_root, tmp_path, recipe):
+    """At its own size. The step is traced, and nothing is computed."""
+    config = on_the_test_faces(recipe, faces_root)
+    schema.check(config)
+    splits = build.read_splits(config, tmp_path)
     model, schedule = build.build_model(config), build.build_schedule(config, 10)
+    build.starting_values(config, model, splits.training)  # Weights that fit, where it has some.
     optimizer = build.build_optimizer(config, schedule)
-    state = train_state_shapes(model, optimizer, config.data.image_size)
-    step = pmap_train_step(model, optimizer, build.build_face_loss(config), schedule)
-    batch = {
-        name: jax.ShapeDtypeStruct((jax.device_count(), 1, *shape), np.float32)
-        for name, shape in {"image": (224, 224, 3), "landmarks": (98, 2), "mask": ()}.items()
-    }
+    with_ema = bool(config.ema_decay)
+    state = train_state_shapes(model, optimizer, config.data.image_size, with_ema=with_ema)
+    step = pmap_train_step(
+        *(model, optimizer, build.build_face_loss(config), schedule, config.ema_decay)
+    )
+    batches = build.training_batches(config, splits.trained_on, 0)
+    with contextlib.closing(batches):
+        batch = split_over_devices(next(batches), jax.device_count())
     after, scalars = jax.eval_shape(step, state, batch)
     assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
     assert scalars["loss"].shape == ()
+
+
+def test_the_strong_recipe_runs_an_epoch(faces_root, tmp_path):
+    """With one block at 32 px, from its first batch to its evaluation."""
+    config = on_the_test_faces("wflw_resnet50_strong", faces_root)
+    backbone = {"model.backbone.stage_sizes": (1,), "model.backbone.width": 4}
+    changes = {"compilation_cache": "off", "data.image_size": 32, "model.pretrained": ""}
+    config.update_from_flattened_dict({**changes, **backbone, "batch_size": 32})
+    train.run(config, tmp_path)
+    assert math.isfinite(json.loads((tmp_path / "evaluation.json").read_text())["nme"])
 
 
 def test_the_demo_draws_its_faces(tmp_path):

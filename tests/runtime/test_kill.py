@@ -1,6 +1,6 @@
 """kill -9 at random moments: the next start goes on by itself, to the undisturbed run's end.
 
-Six kills here, and forty with `--full`.
+Four kills here, and forty with `--full`.
 """
 
 import random
@@ -51,7 +51,7 @@ def kill_during(process, workdir, rng, saving):
 
 @pytest.mark.slow
 def test_kills_lose_nothing_and_leave_nothing(faces_root, tmp_path, request):
-    kills, rng = (40 if request.config.getoption("--full") else 6), random.Random(4)
+    kills, rng = (40 if request.config.getoption("--full") else 4), random.Random(4)
     # Steps enough that the run outlasts them.
     long = (f"--config.num_epochs={4 * kills}", "--config.checkpoint.every_steps=1")
     workdir, undisturbed = tmp_path / "work", tmp_path / "undisturbed"

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import select
 import shutil
 import signal
@@ -120,7 +121,7 @@ def start(*arguments, config="demo", devices=2, program="launch.py", environment
 
     It leads a session, so that a test can signal the whole group, as a terminal does.
     """
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = re.sub(r"(?<=_count=)\d+", str(devices), os.environ["XLA_FLAGS"])
     environment = {**os.environ, "XLA_FLAGS": flags, **dict(environment)}
     named = [f"--config=configs/{config}.py"] if config else []
     arguments = [str(program), *named, *arguments]
