@@ -210,7 +210,8 @@ def evaluation_batches(
 def _batches(config, rows, records, box, **settings):
     data = config.data
     boxes = np.stack([face_box(record, box) for record in records])
-    crops = crop_map(boxes, data.image_size, **data.crop)
+    with np.errstate(divide="ignore", invalid="ignore"):  # A crop of no size is told below.
+        crops = crop_map(boxes, data.image_size, **data.crop)
     usable = (crops[:, 0, 0] > 0) & (crops[:, 1, 1] > 0) & np.isfinite(crops).all(axis=(1, 2))
     if not usable.all():
         place = records[int(usable.argmin())].place
