@@ -74,8 +74,9 @@ def base_config() -> ConfigDict:
     config.model.backbone.bottleneck = True
     config.model.backbone.width = 64
     config.model.backbone.last_stride = 0  # px between neighbours of the last map, at most; 0: any
-    # Or laplace, with a scale per point; or simcc, with a confidence (models/heads.py). Each with
-    # `visibility`, the weight of that loss; 0: it is not predicted.
+    # Or anchors, by votes of the last map's cells; laplace, with a scale per point; simcc, with a
+    # confidence (models/heads.py). Each with `visibility`, the weight of that loss; 0: it is not
+    # predicted.
     config.model.head = ConfigDict({"name": "regression", "visibility": 0.0})
 
     config.loss = ConfigDict({"name": "l1", "reference_size": 224})  # px of a crop of that size

@@ -187,6 +187,7 @@ def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
     """
     p = surface.p
     turn = np.sin(np.radians(p.yaw))
+    # Both ends lie higher on a turned head, that of the far side by more.
     left, right = np.radians(91.7 + 5.5 * abs(turn) + np.array([-2.5, 2.5]) * turn)
     around = np.r_[np.linspace(-left, 0, 33), np.linspace(0, right, 33)[1:]]
     plane = jaw_plane(p, np.sin(around))
