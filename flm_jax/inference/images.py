@@ -21,7 +21,7 @@ from flm_jax.data.workers import start_reading
 from flm_jax.errors import InputError
 from flm_jax.inference.detector import HOW_TO_FIND_MORE, Detect
 from flm_jax.inference.head_pose import estimate_pose
-from flm_jax.inference.inputs import Input
+from flm_jax.inference.inputs import Input, count_images
 from flm_jax.inference.outputs import Entry, Face
 from flm_jax.inference.overlay import draw_face
 from flm_jax.inference.predictor import Crops, LandmarkPredictor, check_box
@@ -117,6 +117,8 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
         image = read_image(source.path, source.path, upright=source.upright)
     except InputError as error:
         return _Read(source, None, [], None, [str(error)])
+    if (count := count_images(source.path) or 1) > 1:
+        say(f"{source.path}: holds {count} images; only the first is used")
     faces: list[_Found] = []
     if source.boxes is not None:
         if not source.upright and is_turned(source.path):

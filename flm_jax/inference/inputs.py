@@ -58,11 +58,17 @@ def is_video(source: str) -> bool:
     suffix = Path(source).suffix.lower()
     if suffix != ".gif" or not os.path.isfile(source):
         return suffix in VIDEOS
+    return count_images(source) != 1
+
+
+def count_images(path: str) -> int | None:
+    """How many images a file holds: several if it is animated or has pages; 0: it is no image;
+    None: its name is not UTF-8, and OpenCV can't tell."""
     try:
-        check_utf8(source, source)
+        check_utf8(path, path)
     except InputError:
-        return True
-    return cv2.imcount(source) > 1
+        return None
+    return cv2.imcount(path)
 
 
 def is_file(source: str) -> bool:

@@ -188,6 +188,18 @@ def test_images_of_any_shape_are_taken_and_may_have_no_face(predictor, tmp_path,
     assert "no face found; --boxes image" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("suffix", ["webp", "png", "tiff"])
+def test_of_several_images_in_a_file_the_first_is_used(predictor, tmp_path, capsys, suffix):
+    first, second = (Image.new("RGB", (30, 40), shade) for shade in ("white", "black"))
+    path = tmp_path / f"in/a.{suffix}"
+    write(tmp_path / f"in/one.{suffix}")
+    first.save(path, save_all=True, append_images=[second])
+    assert len(predict(predictor, tmp_path / "in", tmp_path)) == 2
+    told = capsys.readouterr().out
+    assert f"{path}: holds 2 images; only the first is used" in told
+    assert told.count("holds") == 1
+
+
 def test_file_names_need_not_be_utf8(predictor, tmp_path, capsys):
     good, broken = (os.fsdecode(name) for name in (b"\xff.png", b"\xfe.png"))
     write(tmp_path / "in" / good)
@@ -378,6 +390,9 @@ def test_an_earlier_overlay_stays_until_the_video_is_done(predictor, clip, tmp_p
     overlay = tmp_path / "overlays/a.mp4"
     overlay.parent.mkdir()
     overlay.write_bytes(b"earlier")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    overlay.with_name(f".flm_jax-{dead.pid}-01234567-b.mp4").touch()  # of a killed process
     seen = []
 
     def detect(image):
