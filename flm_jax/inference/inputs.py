@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,6 +204,9 @@ def _named_image(source: str, name: str, boxes: str) -> Input:
                 "ymin xmax ymax name"
             )
         return Input(source, Path(source).name)
+    # macOS writes an accent as a character of its own; lists made elsewhere do not.
+    forms = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    name = next((each for each in forms if os.path.exists(os.path.join(source, each))), name)
     path, below = os.path.join(source, name), Path(name)
     if below.is_relative_to(source) and not (os.path.exists(path) and not below.is_absolute()):
         path, below = name, below.relative_to(source)

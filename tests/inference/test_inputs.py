@@ -1,5 +1,6 @@
 import json
 import os
+import unicodedata
 import pathlib
 
 import numpy as np
@@ -197,6 +198,15 @@ def test_names_may_hold_spaces_or_be_missing(tmp_path):
         np.testing.assert_array_equal([box for _, box in image.boxes], boxes[:, :4])
     with pytest.raises(InputError, match="names no image, so --input has to be one"):
         inputs.find_boxed_images(str(tmp_path), str(tmp_path / "boxes"))
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_accent_may_be_a_character_of_its_own(tmp_path, forms):
+    written, there = (unicodedata.normalize(form, "Zoé.jpg") for form in forms)
+    make(tmp_path, there)
+    (tmp_path / "boxes").write_text(f"1 2 3 4 {written}\n")
+    (image,) = inputs.find_boxed_images(str(tmp_path), str(tmp_path / "boxes"))
+    assert image.path == str(tmp_path / there)
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "x/../../a.jpg", "..", "//x"])
