@@ -275,7 +275,16 @@ def build_face_loss(config: ConfigDict) -> losses.FaceLoss:
 
 
 def build_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
-    """The learning rate of every step of a training of `num_steps`."""
+    """The learning rate of every step of a training of `num_steps`.
+
+    Raises:
+        InputError: the training ends before its first update.
+    """
+    if config.optimizer.grad_accum_steps > num_steps:
+        raise InputError(
+            f"optimizer.grad_accum_steps={config.optimizer.grad_accum_steps}: no update in a "
+            f"training of {num_steps} steps; expected at most as many"
+        )
     return _call("schedule", optimizer.make_schedule, config.schedule, num_steps=num_steps)
 
 

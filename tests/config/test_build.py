@@ -96,6 +96,13 @@ def test_drawn_faces_are_mixed_into_the_training_alone(config, faces_root, tmp_p
     assert len(build.training_sampler(config, 40)) == config.num_epochs * 5
 
 
+def test_a_training_that_ends_before_its_first_update_is_refused(config):
+    config.optimizer.grad_accum_steps = 6
+    build.build_schedule(config, 6)
+    with pytest.raises(InputError, match="grad_accum_steps=6: no update in a training of 5 steps"):
+        build.build_schedule(config, 5)
+
+
 def test_a_crop_of_no_size_names_the_face(config, train_records):
     config.batch_size = 8
     sides = [(record.box[2:] - record.box[:2]).min() for record in train_records]

@@ -159,3 +159,20 @@ def test_an_evaluation_needs_the_same_network_and_crop_alone(config, tmp_path):
     for key, value in [("model.backbone.width", 8), ("data.crop.margin", 0.0)]:
         with pytest.raises(InputError, match=key):
             schema.check_evaluation(old, change(config, key, value), tmp_path)
+
+
+def test_an_evaluation_takes_weights_whatever_they_started_from(config, tmp_path):
+    old = schema.as_json(config)
+    for key, value in [("pretrained", "drawn"), ("mean_shape", True), ("dtype", "bfloat16")]:
+        assert old["model"][key] != value
+        schema.check_evaluation(old, change(config, f"model.{key}", value), tmp_path)
+
+
+def test_every_number_has_an_interval(config):
+    """But for those that a loss or an augmentation checks itself."""
+    for each in (config, schema.base_config(), wflw_resnet50_strong.get_config()):
+        for key, value in schema._flat(each.to_dict()).items():
+            entries = value if isinstance(value, tuple) else (value,)
+            if {int, float} & {*map(type, entries)}:
+                own = key.startswith(("loss.", "data.augmentation."))
+                assert own or key in schema._INTERVALS, key

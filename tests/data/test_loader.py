@@ -217,3 +217,9 @@ def test_a_face_that_cannot_be_read_spoils_no_other_by_a_patch_of_it(train_recor
     for batch in read(sampler, broken, augmentation=settings, at_unreadable=told.append):
         assert sorted(batch["index"][batch["mask"] > 0]) == [0, 1]
     assert sorted(told) == sorted(3 * list(range(2, 8)))
+
+
+def test_cores_that_a_process_may_not_use_have_no_thread(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
+    assert loader.default_threads(0) == 3

@@ -4,11 +4,16 @@ import dataclasses
 
 import cv2
 import numpy as np
+import pytest
 from PIL import Image
 from support.faces import blob_position, make_record, uses_of
+from support.networks import tiny_config
 
+from flm_jax.config import build
 from flm_jax.data import orientation, prepared_face
 from flm_jax.data.images import read_record_image
+from flm_jax.errors import InputError
+from flm_jax.modes import prepare, preview, train
 
 
 def turned_image(path):
@@ -51,3 +56,23 @@ def test_turned_images_and_faces_outside_of_theirs_are_counted(tmp_path):
     upright = dataclasses.replace(record, upright=True)
     missing = dataclasses.replace(record, image_path=str(tmp_path / "missing.jpg"))
     assert orientation.describe_suspects([upright, plain, missing]) == []
+
+
+@pytest.mark.parametrize("mode", [prepare, preview, train])
+def test_whatever_reads_the_images_tells_of_turned_ones(mode, faces_root, tmp_path, monkeypatch):
+    def tell(records):
+        raise InputError(f"told of {len(records)} faces")
+
+    monkeypatch.setattr(orientation, "warn_of_suspects", tell)
+    config = tiny_config(faces_root)
+    if mode is prepare:
+        config.data.prepared = str(tmp_path / "faces")
+    with pytest.raises(InputError, match="told of 68 faces"):
+        mode.run(config, tmp_path / "work")
+
+
+def test_prepared_faces_are_turned_as_the_config_says(faces_root):
+    config = tiny_config(faces_root)
+    for upright in (True, False):
+        config.data.exif_upright = upright
+        assert build.prepared_uses(config).exif_upright == upright

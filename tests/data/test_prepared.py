@@ -1,6 +1,7 @@
 """Prepared faces: the same landmarks, nearly the same pixels, and never those of other data."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -283,6 +284,16 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(faces_root, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_that_could_not_be_written_is_named(faces_root, tmp_path, monkeypatch):
+    def fill(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepared, "prepare", fill)
+    config = change(tiny_config(faces_root), "data.prepared", "here")
+    with pytest.raises(InputError, match="data.prepared=here: No space left on device"):
+        prepare_mode.run(config, tmp_path)
 
 
 def test_another_file_beside_them_keeps_prepared_faces_from_being_replaced(faces_root, tmp_path):

@@ -1,12 +1,16 @@
 import hashlib
 import json
+import os
 import sys
 
+import numpy as np
 import pytest
 
+from flm_jax.data.crop import BOXES
 from flm_jax.errors import InputError
 from flm_jax.export import folder
 from flm_jax.export.page import page_files
+from flm_jax.inference import detector
 
 WASM = "browser/vendor/ort-wasm-simd-threaded.wasm"
 
@@ -115,3 +119,21 @@ def test_other_files_in_the_folder_stay(tmp_path):
     (tmp_path / "export/notes.txt").write_text("mine")
     write(tmp_path)
     assert (tmp_path / "export/notes.txt").read_text() == "mine"
+
+
+def test_descriptions_come_last(tmp_path, monkeypatch):
+    """Whoever reads one finds what it describes."""
+    moved, replace = [], os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: (moved.append(new.suffix), replace(old, new))
+    )
+    write(tmp_path)
+    assert moved.index(".json") == len(moved) - 1
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_the_page_frames_faces_as_those_of_the_training(box):
+    description = json.loads(page_files(b"", {"crop": {"box": box}})["model.json"])
+    np.testing.assert_allclose(
+        description["detector"]["margins"], detector.margins_to(box), atol=1e-4
+    )

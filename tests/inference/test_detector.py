@@ -5,6 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
+from flm_jax import geometry
+from flm_jax.data.crop import BOXES
 from flm_jax.drawing import dataset
 from flm_jax.errors import InputError
 from flm_jax.inference import detector
@@ -150,3 +152,11 @@ def test_a_file_that_is_missing_or_no_detector_is_refused_with_what_to_do(monkey
     monkeypatch.setattr(detector.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install .*predict.*--boxes FILE.*--boxes image"):
         detector.load_detector("centerface", 0.5)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_margins_lead_from_a_detectors_own_boxes_to_those_of_the_training(box):
+    own = np.float32([[100, 50, 180, 150]])
+    rectangle = geometry.add_margins(own, np.array(detector.RECTANGLE_MARGINS))
+    found = geometry.add_margins(own, detector.margins_to(box))
+    np.testing.assert_allclose(found, detector.frame(rectangle, box), atol=1e-3)

@@ -88,6 +88,21 @@ def test_what_cannot_be_used_is_named(drawn, monkeypatch, capsys, arguments, mes
     assert message in f"{stopped.value.code} {capsys.readouterr().err}"
 
 
+def test_the_home_folder_may_stand_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    names = ("output", "boxes", "network", "detector", "page")
+    given = program._parser().parse_args(["~/x", *(f"--{name}=~/x" for name in names)])
+    assert {getattr(given, name) for name in ("input", *names)} == {"/home/me/x"}
+
+
+def test_a_full_disk_below_the_log_ends_no_prediction(drawn, tmp_path):
+    command = [sys.executable, "-m", "flm_jax", str(drawn[0]), "--boxes=image"]
+    with open("/dev/full", "w") as full:
+        subprocess.run(
+            [*command, f"--output={tmp_path}"], check=True, cwd=ROOT, stdout=full, stderr=full
+        )
+
+
 def test_a_network_of_something_else_is_refused(tmp_path):
     onnx = pytest.importorskip("onnx")
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
@@ -121,6 +136,16 @@ def test_metadata_describe_the_network_or_are_refused(tmp_path, change, message)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
         load_exported(path)
+
+
+def test_an_exported_network_has_the_box_of_its_training(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(SHIPPED)
+    kept = {item.key: item.value for item in model.metadata_props}
+    crop = json.dumps(json.loads(kept["crop"]) | {"box": "landmarks"})
+    onnx.helper.set_model_props(model, kept | {"crop": crop})
+    onnx.save(model, tmp_path / "o.onnx")
+    assert LandmarkPredictor.load(tmp_path / "o.onnx").box == "landmarks"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from flm_jax.data import wflw
 from flm_jax.data.images import read_image
 from flm_jax.drawing import video
 from flm_jax.errors import InputError
-from flm_jax.inference import inputs
+from flm_jax.inference import boxes, inputs
 
 
 def make(folder, *names):
@@ -57,6 +57,7 @@ def test_nothing_to_read_is_an_error_that_says_what_is_expected(tmp_path):
     ("source", "is_video", "is_file"),
     [
         *[("0", True, False), ("rtsp://host/live", True, False), ("HTTPS://host/a", True, False)],
+        *[("rtmp://host/live", True, False), ("http://host/a.jpg", True, False)],
         *[("clip.MP4", True, True), ("a.ts", True, True), ("a.3gp", True, True)],
         *[("a.jpg", False, True), ("dir", False, True)],
     ],
@@ -183,6 +184,13 @@ def test_a_wrong_box_file_is_refused_with_the_place(tmp_path, content, message):
         (tmp_path / "boxes").write_bytes(content)
     with pytest.raises(InputError, match=message):
         inputs.read_boxes(str(tmp_path / "boxes"))
+
+
+def test_no_more_json_is_read_than_memory_holds(tmp_path, monkeypatch):
+    (tmp_path / "boxes").write_text(json.dumps(ITEMS))
+    monkeypatch.setattr(boxes, "_MAX_JSON", 9)
+    with pytest.raises(InputError, match="more than 9 characters of JSON; split it"):
+        boxes.read_boxes(str(tmp_path / "boxes"))
 
 
 def test_names_may_hold_spaces_or_be_missing(tmp_path):

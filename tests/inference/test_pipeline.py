@@ -188,6 +188,14 @@ def test_images_of_any_shape_are_taken_and_may_have_no_face(predictor, tmp_path,
     assert "no face found; --boxes image" in capsys.readouterr().out
 
 
+def test_where_no_face_is_found_it_is_said_how_to_find_more(predictor, clip, tmp_path, capsys):
+    for source in (write(tmp_path / "a.png"), clip):
+        predict(predictor, source, tmp_path / "out", boxes="", detect=no_face)
+        told = capsys.readouterr().out
+        assert f"{source}: no face found; " in told
+        assert "a side of 2560 (--side, or predict.side) smaller ones" in told
+
+
 @pytest.mark.parametrize("suffix", ["webp", "png", "tiff"])
 def test_of_several_images_in_a_file_the_first_is_used(predictor, tmp_path, capsys, suffix):
     first, second = (Image.new("RGB", (30, 40), shade) for shade in ("white", "black"))
@@ -261,6 +269,13 @@ def test_the_input_is_never_overwritten(tmp_path, monkeypatch, source, boxes):
         pipeline.plan(source, tmp_path / "out", boxes=boxes)
 
 
+def test_an_input_is_not_overwritten_through_a_link_to_its_folder(tmp_path):
+    path = write(tmp_path / "out/overlays/a.png")
+    (tmp_path / "link").symlink_to("out")
+    with pytest.raises(InputError, match="is read and would be overwritten"):
+        pipeline.plan(str(path), tmp_path / "link", boxes="image")
+
+
 def test_no_two_overlays_share_a_name(tmp_path):
     names = ["a.jpg", "A.JPG", "a", "a.png", "x/a.jpg", "b.txt"]
     boxes = box_file(tmp_path, {name: [[1, 1, 9, 9]] for name in names})
@@ -268,6 +283,17 @@ def test_no_two_overlays_share_a_name(tmp_path):
     found = [str(source.overlay.relative_to(tmp_path / "out/overlays")) for source in job.sources]
     expected = ["a.jpg", "A_2.JPG", "a.png", "a_2.png", "x/a.jpg"]
     assert found == [*expected, "b.txt.png"]
+
+
+def test_no_overlay_leaves_its_folder(tmp_path, monkeypatch):
+    """Whatever a glob leads through."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "in/a.jpg", "in/deep/b.jpg"):
+        write(tmp_path / name)
+    job = pipeline.plan("in/**/../*.jpg", tmp_path / "out")
+    assert [source.name for source in job.sources] == ["../a.jpg", "a.jpg"]
+    found = [str(source.overlay.relative_to(tmp_path / "out/overlays")) for source in job.sources]
+    assert found == ["a.jpg", "a_2.jpg"]
 
 
 @pytest.fixture(scope="module")

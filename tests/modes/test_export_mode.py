@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -157,11 +158,12 @@ def test_further_outputs_and_bfloat16_are_exported_in_single_precision(
     config = make_config(faces_root)
     config.loss = {"name": "laplace", "reference_size": 224}
     config.model.head.name = "laplace"
-    config.model.dtype = "bfloat16"
+    config.model.dtype, config.data.box = "bfloat16", "landmarks"
     save_weights(config, tmp_path, head=40.0)  # so that bfloat16 would be seen
     export.run(config, tmp_path)
     metadata = read_metadata(tmp_path)
     assert metadata["outputs"]["scale"] == "f32[batch, 98]"
+    assert metadata["crop"]["box"] == "landmarks"
     assert metadata["evaluation"] is None
     assert "no figures of step 0 there; --mode evaluate" in capsys.readouterr().out
     found = run_onnx(tmp_path / "export/landmarks.onnx", np.zeros((2, 32, 32, 3), np.float32))
@@ -214,3 +216,16 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, package):
         monkeypatch.delattr(f"flm_jax.export.{name}")
     with pytest.raises(InputError, match=rf"needs the package {package}; pip install -e '.\[exp"):
         importlib.import_module("flm_jax.modes.export")
+
+
+def test_images_that_cannot_be_read_are_left_out_of_the_comparison(faces_root, test_records):
+    def network(images):
+        return {"landmarks": np.zeros((len(images), 98, 2), np.float32)}
+
+    config = make_config(faces_root)
+    config.data.max_unreadable = 0.5
+    records = [dataclasses.replace(test_records[0], image_path="/nowhere.jpg"), test_records[1]]
+    export._compare(config, {"network": network}, records)
+    config.data.max_unreadable = 0.0
+    with pytest.raises(InputError, match="can't be read: No such file"):
+        export._compare(config, {"network": network}, records)

@@ -8,16 +8,20 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from support.launches import ROOT, launch, tiny
+from absl.testing import flagsaver
+from support.launches import ROOT, launch, start, tiny
 
 import launch as program
-from flm_jax.config import build, schema
+from configs import demo
+from flm_jax.config import build, schema, weights
 from flm_jax.data import wflw
-from flm_jax.modes import preview, train
+from flm_jax.errors import InputError
+from flm_jax.modes import predict, preview, train
 from flm_jax.runtime import processes, quiet
 from flm_jax.runtime.devices import split_over_devices
 from flm_jax.training.state import train_state_shapes
@@ -59,6 +63,64 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         program.main([])
     assert capsys.readouterr().err == "error: ced.png: Is a directory\n"
+
+
+def test_a_reader_that_goes_away_changes_no_exit_code(faces_root, tmp_path):
+    prepared = f"--config.data.prepared={tmp_path}/faces"
+    process = start(*tiny(faces_root, tmp_path / "work", "--mode=prepare", prepared))
+    os.close(process._output)
+    assert process.wait() == 0
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("mode", "announced"),
+    [
+        *[("benchmark", True), ("evaluate", True), ("train", True)],
+        *[("export", False), ("predict", False), ("prepare", False), ("preview", False)],
+    ],
+)
+def test_only_what_computes_together_takes_the_processes_of_a_job(monkeypatch, mode, announced):
+    def connect(*_, **given):
+        assert given == {"announced": announced}
+        raise InputError("seen")
+
+    monkeypatch.setattr(processes, "connect", connect)
+    monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
+    program.flags.FLAGS(["launch.py", "--config=configs/demo.py", f"--mode={mode}"])
+    with pytest.raises(SystemExit, match="1"):
+        program.main([])
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_the_home_folder_may_stand_in_the_paths_of_a_command(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(processes, "connect", lambda *_, **__: None)
+    monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
+    monkeypatch.setattr(weights, "trained_config", lambda *_: demo.get_config())
+    seen = []
+    monkeypatch.setattr(predict, "run", lambda _, workdir, **given: seen.append((workdir, given)))
+    paths = {name: f"~/{name}" for name in ("input", "output", "boxes")}
+    arguments = [f"--{name}={path}" for name, path in {"workdir": "~/work", **paths}.items()]
+    with flagsaver.flagsaver():
+        program.flags.FLAGS(["launch.py", "--config=configs/demo.py", "--mode=predict", *arguments])
+        program.main([])
+    assert seen == [(Path("/home/me/work"), {name: f"/home/me/{name}" for name in paths})]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_lost_process_is_told_in_one_line(monkeypatch, capsys):
+    def lose(*_):
+        raise ValueError("Gloo")
+
+    monkeypatch.setattr(preview, "run", lose)
+    monkeypatch.setattr(processes, "connect", lambda *_, **__: None)
+    monkeypatch.setattr(processes, "lost_process", lambda error: f"another has ended ({error})")
+    monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
+    program.flags.FLAGS(["launch.py", "--config=configs/demo.py", "--mode=preview"])
+    with pytest.raises(SystemExit, match="1"):
+        program.main([])
+    assert capsys.readouterr().err == "error: another has ended (Gloo)\n"
 
 
 def test_a_config_that_is_missing_is_refused():

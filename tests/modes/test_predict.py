@@ -127,3 +127,14 @@ def test_the_command_reports_a_broken_image_by_its_exit_code(work, test_records,
     output = launch(f"--workdir={work[0]}", "--mode=predict", *where, code=1)
     assert "one image or box could not be used" in output
     assert len(json.loads((tmp_path / "out/landmarks.json").read_text())) == 1
+
+
+def test_the_detector_is_that_of_the_config(faces_root, test_records, tmp_path, monkeypatch):
+    def load(*given):
+        raise InputError(f"asked for {given}")
+
+    monkeypatch.setattr(predict, "load_detector", load)
+    config = make_config(faces_root)
+    config.predict.threshold, config.predict.side = 0.25, 960
+    with pytest.raises(InputError, match=r"asked for \('centerface', 0.25, 960\)"):
+        predict.run(config, tmp_path, input=test_records[0].image_path)

@@ -4,10 +4,13 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
+from support.networks import tiny_config
 
 from configs import demo
 from flm_jax.config import schema
+from flm_jax.data import sampler
 from flm_jax.errors import InputError
+from flm_jax.modes import evaluate, train
 from flm_jax.runtime import alike
 from flm_jax.runtime.alike import check_alike
 
@@ -47,3 +50,23 @@ def test_paths_and_readers_may_be_a_processs_own():
     flat = schema.shared(demo.get_config())
     assert {"seed", "batch_size", "checkpoint.every_steps", "evaluate.split"} <= set(flat)
     assert not {"data.root", "data.prepared", "data.num_workers"} & set(flat)
+
+
+@pytest.mark.parametrize("mode", [evaluate, train])
+def test_a_run_compares_its_config_and_its_faces(
+    mode, faces_root, test_records, tmp_path, monkeypatch
+):
+    seen = []
+
+    def compare(facts):
+        seen.append(facts)
+        if len(seen) == 2:
+            raise InputError("compared")
+
+    monkeypatch.setattr(mode, "check_alike", compare)
+    monkeypatch.setattr(evaluate, "load_weights", lambda *_: (7, None, None))
+    config = tiny_config(faces_root)
+    with pytest.raises(InputError, match="compared"):
+        mode.run(config, tmp_path)
+    assert schema.shared(config).items() <= seen[0].items()
+    assert seen[1]["the test faces"] == sampler.fingerprint(test_records)

@@ -46,3 +46,14 @@ def test_a_lost_process_is_told_from_a_bug(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert "has ended (UNKNOWN: Gloo AllGather" in processes.lost_process(error)
     assert processes.lost_process(KeyError("loss")) == ""
+
+
+def test_who_waits_in_vain_is_told_and_ends(slurm, monkeypatch, capfd):
+    ended = []
+    left = threading.Event()
+    monkeypatch.setattr(processes, "_PATIENCE", (0.01, 0.02))
+    monkeypatch.setattr(processes.os, "_exit", lambda code: (ended.append(code), left.set()))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: left.wait(60))
+    processes.connect(None, None, None)
+    assert ended == [1]
+    assert "error: the other processes did not come (SLURM_NTASKS=4" in capfd.readouterr().err

@@ -96,3 +96,9 @@ def test_a_work_folder_that_can_not_be_made_is_named(faces_root):
     """Not by a mode bit, which the superuser does not see."""
     with pytest.raises(InputError, match="--workdir=/proc/work: can't be made"):
         train.run(tiny_config(faces_root), pathlib.Path("/proc/work"))
+
+
+def test_a_path_that_no_checkpoint_can_have_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(InputError, match="can't be read back from a path with"):
+        train.run(tiny_config(tmp_path / "nowhere"), tmp_path / "a[b]")
+    assert not list(tmp_path.iterdir())
