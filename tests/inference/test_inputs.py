@@ -1,7 +1,7 @@
 import json
 import os
-import unicodedata
 import pathlib
+import unicodedata
 
 import numpy as np
 import pytest
