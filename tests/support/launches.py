@@ -1,5 +1,6 @@
 """Runs of launch.py in processes of their own, and what they leave in their work folders."""
 
+import contextlib
 import atexit
 import functools
 import json
@@ -189,8 +190,9 @@ def children(pid):
     """The processes that Python has started below this one, at any depth."""
     found = []
     for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            found += [int(child), *children(child)]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # That thread has ended.
+            for child in path.read_text().split():
+                found += [int(child), *children(child)]
     return found
 
 
