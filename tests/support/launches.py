@@ -1,7 +1,7 @@
 """Runs of launch.py in processes of their own, and what they leave in their work folders."""
 
-import contextlib
 import atexit
+import contextlib
 import functools
 import json
 import os
