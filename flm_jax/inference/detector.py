@@ -33,12 +33,10 @@ OVERLAP = 0.3  # Boxes whose intersection over union exceeds it are of one face.
 STRIDE = 4  # Pixels of the input in a cell of CenterFace's output.
 OUTPUTS = ("537", "538", "539", "540")  # The file's names of heat, sizes, offsets, five points.
 
-# Pixels of an image's longer side, and of a face, in what it is scaled to, that is mostly found.
+# Pixels of an image's longer side. Found are faces of some 35 px of what it is scaled to.
 _SIDE, _MAX_SIDE = 640, 2560
-_FOUND = 35
 
-# What to say where no face is found, or some may be missed; by the flags of one program, and the
-# other's config keys.
+# What to say where no face is found; by the flags of one program, and the other's config keys.
 HOW_TO_FIND_MORE = (
     "a threshold of 0.3 (--threshold, or the key predict.threshold) accepts fainter ones, a side "
     "of 2560 (--side, or predict.side) smaller ones"
@@ -46,12 +44,10 @@ HOW_TO_FIND_MORE = (
 
 
 class Detections(NamedTuple):
-    """Faces: boxes f32[n, 4], as WFLW's rectangles, and scores f32[n] in [0, 1], highest first; and
-    the height in pixels of the image below which many are missed."""
+    """Faces: boxes f32[n, 4], as WFLW's rectangles, and scores f32[n] in [0, 1], highest first."""
 
     boxes: Float[ndarray, "n 4"]
     scores: Float[ndarray, " n"]
-    limit: float = 0.0
 
 
 # A BGR image u8[h, w, 3] -> its faces.
@@ -131,8 +127,7 @@ class _Detector:
             if not kept or overlaps(boxes[kept], boxes[i]).max() <= OVERLAP:
                 kept.append(i)
         boxes = geometry.add_margins(boxes[kept].reshape(-1, 4), self._margins)
-        limit = _FOUND * max(image.shape[:2]) / max(sides)
-        return Detections(boxes.astype(np.float32), scores[kept].astype(np.float32), limit)
+        return Detections(boxes.astype(np.float32), scores[kept].astype(np.float32))
 
     def _load(self) -> Any: ...
 
@@ -199,8 +194,8 @@ def framed(detect: Detect, box: str) -> Detect:
     """The detector with the boxes that a network was trained with."""
 
     def detect_framed(image: ndarray) -> Detections:
-        found = detect(image)
-        return found._replace(boxes=frame(found.boxes, box))
+        boxes, scores = detect(image)
+        return Detections(frame(boxes, box), scores)
 
     return detect_framed
 

@@ -32,9 +32,6 @@ from flm_jax.runtime.work_folder import write_atomically
 # Images that wait for their landmarks to be drawn hold at most so many pixels together.
 _MAX_PIXELS = 2**27
 
-# How many times as high as the detector's limit a face is beside which smaller ones are likely.
-_NEARLY = 1.3
-
 
 # A face before prediction: its number in the file of boxes (0 without one), box and score.
 _Found = tuple[int, ndarray, float | None]
@@ -144,12 +141,6 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
             say(
                 f"{source.path}: no face found; --boxes image takes the whole image as one, and "
                 f"{HOW_TO_FIND_MORE}"
-            )
-        # Where one is nearly too small, others probably are.
-        elif np.diff(found.boxes[:, 1::2]).min() < _NEARLY * found.limit:
-            say(
-                f"{source.path}: {len(faces)} found; faces of less than {found.limit:.0f} px may "
-                f"be missed; {HOW_TO_FIND_MORE}"
             )
     crops = predictor.cut(image, np.stack([box for _, box, _ in faces])) if faces else None
     return _Read(source, image if keep else None, faces, crops, problems)

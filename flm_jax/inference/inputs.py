@@ -59,7 +59,8 @@ def is_video(source: str) -> bool:
     suffix = Path(source).suffix.lower()
     if suffix != ".gif" or not os.path.isfile(source):
         return suffix in VIDEOS
-    return count_images(source) != 1
+    count = count_images(source)
+    return count is None or count > 1
 
 
 def count_images(path: str) -> int | None:

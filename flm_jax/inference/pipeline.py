@@ -15,7 +15,7 @@ from flm_jax.inference.inputs import Input
 from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.inference.video import predict_video
 from flm_jax.runtime.signals import collect_signals
-from flm_jax.runtime.work_folder import remove_litter, write_atomically
+from flm_jax.runtime.work_folder import write_atomically
 
 
 class Job(NamedTuple):
@@ -90,9 +90,6 @@ def run(
         job.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=job.folder):  # A disk that can't be written fails here.
             pass
-        for folder in {job.folder, *(each.overlay.parent for each in job.sources if each.overlay)}:
-            if folder.is_dir():
-                remove_litter(folder)
         with collect_signals() as received:
             images = [source for source in job.sources if not source.is_video]
             entries, problems = predict_images(

@@ -100,8 +100,11 @@ def test_an_animated_gif_is_a_video(tmp_path):
     frames = [Image.new("L", (8, 8), shade) for shade in (0, 255)]
     frames[0].save(tmp_path / "one.gif")
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
-    found = inputs.find_inputs(str(tmp_path), tmp_path / "out")
-    assert [(each.name, each.is_video) for each in found] == [("one.gif", False), ("two.gif", True)]
+    (tmp_path / "broken.gif").write_bytes(b"GIF89a")
+    found = {
+        each.name: each.is_video for each in inputs.find_inputs(str(tmp_path), tmp_path / "out")
+    }
+    assert found == {"broken.gif": False, "one.gif": False, "two.gif": True}
 
 
 def test_videos_of_any_name_are_opened_or_refused(tmp_path, monkeypatch):
