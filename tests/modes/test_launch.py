@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -42,9 +43,23 @@ def test_a_wrong_command_is_refused_with_one_message(faces_root, tmp_path, argum
     assert message in launch(*tiny(faces_root, tmp_path / "work"), argument, code=1)
 
 
-# ml_collections loads the config so.
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def main(monkeypatch):
+    """Runs the program in this process, alone, with the flags given; later tests have theirs."""
+    monkeypatch.setattr(processes, "connect", lambda *_, **__: None)
+    monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
+
+    def run(*arguments):
+        with warnings.catch_warnings():  # ml_collections loads the config so.
+            warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+            program.flags.FLAGS(["launch.py", "--config=configs/demo.py", *arguments])
+        program.main([])
+
+    with flagsaver.flagsaver():
+        yield run
+
+
+def test_a_full_disk_is_told_in_one_line(main, tmp_path, monkeypatch, capsys):
     errors = [OSError(errno.ENOSPC, "No space left on device")]
     errors.append(IsADirectoryError(errno.EISDIR, "Is a directory", ".new", None, "ced.png"))
 
@@ -52,16 +67,11 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
         raise errors.pop(0)
 
     monkeypatch.setattr(preview, "run", fill)
-    monkeypatch.setattr(processes, "connect", lambda *_, **__: None)
-    monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
-    program.flags.FLAGS(
-        ["launch.py", "--config=configs/demo.py", "--mode=preview", f"--workdir={tmp_path}"]
-    )
     with pytest.raises(SystemExit, match="1"):
-        program.main([])
+        main("--mode=preview", f"--workdir={tmp_path}")
     assert capsys.readouterr().err == f"error: {tmp_path}: No space left on device\n"
     with pytest.raises(SystemExit, match="1"):
-        program.main([])
+        main("--mode=preview", f"--workdir={tmp_path}")
     assert capsys.readouterr().err == "error: ced.png: Is a directory\n"
 
 
@@ -72,7 +82,6 @@ def test_a_reader_that_goes_away_changes_no_exit_code(faces_root, tmp_path):
     assert process.wait() == 0
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("mode", "announced"),
     [
@@ -80,46 +89,37 @@ def test_a_reader_that_goes_away_changes_no_exit_code(faces_root, tmp_path):
         *[("export", False), ("predict", False), ("prepare", False), ("preview", False)],
     ],
 )
-def test_only_what_computes_together_takes_the_processes_of_a_job(monkeypatch, mode, announced):
+def test_only_what_computes_together_takes_the_processes_of_a_job(
+    main, monkeypatch, mode, announced
+):
     def connect(*_, **given):
         assert given == {"announced": announced}
         raise InputError("seen")
 
     monkeypatch.setattr(processes, "connect", connect)
-    monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
-    program.flags.FLAGS(["launch.py", "--config=configs/demo.py", f"--mode={mode}"])
     with pytest.raises(SystemExit, match="1"):
-        program.main([])
+        main(f"--mode={mode}")
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-def test_the_home_folder_may_stand_in_the_paths_of_a_command(monkeypatch):
+def test_the_home_folder_may_stand_in_the_paths_of_a_command(main, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setattr(processes, "connect", lambda *_, **__: None)
-    monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
     monkeypatch.setattr(weights, "trained_config", lambda *_: demo.get_config())
     seen = []
     monkeypatch.setattr(predict, "run", lambda _, workdir, **given: seen.append((workdir, given)))
     paths = {name: f"~/{name}" for name in ("input", "output", "boxes")}
     arguments = [f"--{name}={path}" for name, path in {"workdir": "~/work", **paths}.items()]
-    with flagsaver.flagsaver():
-        program.flags.FLAGS(["launch.py", "--config=configs/demo.py", "--mode=predict", *arguments])
-        program.main([])
+    main("--mode=predict", *arguments)
     assert seen == [(Path("/home/me/work"), {name: f"/home/me/{name}" for name in paths})]
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-def test_a_lost_process_is_told_in_one_line(monkeypatch, capsys):
+def test_a_lost_process_is_told_in_one_line(main, monkeypatch, capsys):
     def lose(*_):
         raise ValueError("Gloo")
 
     monkeypatch.setattr(preview, "run", lose)
-    monkeypatch.setattr(processes, "connect", lambda *_, **__: None)
     monkeypatch.setattr(processes, "lost_process", lambda error: f"another has ended ({error})")
-    monkeypatch.setattr(quiet, "quiet_libraries", lambda: None)
-    program.flags.FLAGS(["launch.py", "--config=configs/demo.py", "--mode=preview"])
     with pytest.raises(SystemExit, match="1"):
-        program.main([])
+        main("--mode=preview")
     assert capsys.readouterr().err == "error: another has ended (Gloo)\n"
 
 
