@@ -10,7 +10,7 @@ from flm_jax.drawing.parameters import HeadParameters, shade
 from flm_jax.drawing.surface import grid_longitude, grid_sine
 
 # Heights of the hairline at these longitudes, in degrees, relative to the hairline in front.
-_HAIR_ANGLES = [0, 18, 38, 54, 68, 84, 105, 180]
+_HAIR_ANGLES = [0, 18, 38, 55, 71, 92, 113, 180]
 _HAIRLINES: dict[str, list] = {
     "ring": [-0.9, -0.9, -0.9, -0.9, -0.33, 0.1, 0.42, 0.9],
     "short": [0.0, 0.0, -0.06, 0.12, None, 0.07, 0.42, 0.9],

@@ -13,6 +13,8 @@ from flm_jax.drawing.painter import Painter
 from flm_jax.drawing.parameters import HeadParameters, mix
 from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine, rotation
 
+_NECK_REACH = 2.7  # how far round the neck is drawn on either side, in radians
+
 
 class Layer(NamedTuple):
     """A surface to splat.
@@ -76,7 +78,7 @@ def ear_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
         placed = local * [1, 0.34, 0.2]
         placed[..., 1] -= 0.25 * placed[..., 2]
         placed = placed @ rotation(-24.0 * side, 0.0, 6.0 * side).T
-        placed += [side * 1.07 * p.breadth, 0.3, -0.25]
+        placed += [side * 1.07 * p.breadth, 0.3, -0.56]
         colour = np.where(hollow[..., None], 0.62, 0.95) * mix(p.skin, (200, 80, 70), 0.15)
         layers.append(Layer(placed @ turn.T, colour.astype(np.uint8)))
     return layers
@@ -85,9 +87,10 @@ def ear_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]:
 def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
     """The neck with beard and collar, which turns with the head at its top, with the body below."""
     t = np.linspace(0, 1, 24)[:, None]
-    around = np.linspace(-2, 2, 40)[None]
+    around = np.linspace(-_NECK_REACH, _NECK_REACH, 48)[None]
     radius = p.neck + 0.2 * t**3
-    x, z = radius * np.sin(around), radius * np.cos(around) - 0.3 + p.throat * (1 - t)
+    # Deeper than wide.
+    x, z = radius * np.sin(around), 1.25 * radius * np.cos(around) - 0.48 + p.throat * (1 - t)
     y = 0.55 + t * (1.45 + 0.2 * np.cos(around))
     points = np.stack(np.broadcast_arrays(x, y, z), -1)
     blend = np.clip(t * 1.3, 0, 1)[..., None]
@@ -102,7 +105,7 @@ def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
         amount = p.beard * np.clip(1 - 2.5 * down, 0, 1)
         colour += amount * (shade * np.array(p.hair_colour, np.float32) - colour)
     if p.collar:
-        front = np.cos(np.linspace(-2, 2, shape[1]))[None, :, None]
+        front = np.cos(np.linspace(-_NECK_REACH, _NECK_REACH, shape[1]))[None, :, None]
         inside = down > 1 - p.collar + p.neckline * np.clip(front, 0, 1) ** 4
         edge = np.clip((down - 1 + p.collar) / 0.3, 0.0, 1.0)
         cloth = (0.75 + 0.25 * edge) * np.array(p.cloth_colour, np.float32)
@@ -113,17 +116,17 @@ def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
 def long_hair_layer(p: HeadParameters, turn, body, shape, rng: np.random.Generator) -> Layer:
     """A curtain behind the face, which turns with the head at its top and hangs from there."""
     t = np.linspace(0, 1, 32)[:, None]
-    front = np.radians(62 - 22 * p.hair_sides)
+    front = np.radians(74 - 30 * p.hair_sides)
     around = np.linspace(front, 2 * np.pi - front, 64)[None]
     y = -0.75 + t * (p.hair_length + 0.75)
-    wide = np.interp(t, [0, 0.3, 0.6, 1], [0.55, 1.13, 1.15, 1.0]) + 0.3 * p.hair_thickness
-    deep = np.interp(t, [0, 0.3, 1], [0.6, 1.2, 0.9])
+    wide = np.interp(t, [0, 0.3, 0.6, 1], [0.55, 1.11, 1.13, 1.0]) + 0.8 * p.hair_thickness
+    deep = np.interp(t, [0, 0.3, 1], [0.75, 1.45, 1.1])
     wave = 0.04 * np.sin(7 * t + p.seed % 7) * (p.texture > 0)
     if p.curl:
         bumps = np.random.default_rng(p.seed).standard_normal((9, 14), np.float32)
         wave = wave + 0.16 * p.curl * cv2.resize(bumps, (64, 32))
     points = np.stack(
-        np.broadcast_arrays((wide + wave) * np.sin(around), y, deep * np.cos(around) - 0.2), -1
+        np.broadcast_arrays((wide + wave) * np.sin(around), y, deep * np.cos(around) - 0.3), -1
     )
     blend = np.clip((t - 0.45) * 1.5, 0, 0.8)[..., None]
     points = (points @ turn.T) * (1 - blend) + (points @ body.T) * blend
@@ -159,7 +162,7 @@ def glasses_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]
         fade = 1 + (p.seed % 3) * np.clip(0.5 + gy / 0.5, 0, 1) * np.ones_like(gx)
         colour[lens] = np.clip(fade[lens][:, None] * np.array([34, 32, 36]), 0, 255)
         mask |= lens
-    arm_y, arm_z = np.meshgrid([-0.14, -0.06], np.linspace(-0.35, 0.9, 16), indexing="ij")
+    arm_y, arm_z = np.meshgrid([-0.14, -0.06], np.linspace(-0.6, 0.9, 16), indexing="ij")
     layers = [Layer(points @ turn.T, colour, mask, True, 0.5)]
     for side in (-1, 1):
         if side * p.yaw > 50:  # Behind the head.

@@ -66,7 +66,7 @@ def draw_picture(rng: np.random.Generator, max_faces: int = 3) -> DrawnPicture:
     ]
     size, corners = _arrange(rng, heads)
     image = scene.background(rng, int(size[1]), int(size[0]))
-    if count == 1 and rng.random() < 0.15:
+    if count == 1 and rng.random() < 0.3:
         _draw_bystander(rng, image, light, heads[0].landmarks + corners[0])
     for p, head, corner in zip(parameters, heads, corners, strict=True):
         scene.draw_clothes(rng, image, head.neck + corner, head.unit, p)

@@ -234,7 +234,10 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
     unit = float(np.clip(oversampling * final_unit, 40, 115))
 
     density = unit  # samples in a unit
-    coarse = round(0.5 * np.pi * density), round(2 / 3 * LINEAR_SHARE * np.pi * density)
+    # Denser where hair stands high, and where the side and the back of the head are seen.
+    rows = 0.5 * np.pi * density * (1 + 0.4 * (p.hair_thickness + p.hair_height))
+    columns = 2 / 3 * LINEAR_SHARE * np.pi * density * (1 + 0.8 * np.sin(np.radians(p.yaw)) ** 2)
+    coarse = round(rows), round(columns)
     painter = paint(surface, (3 * coarse[0], 3 * coarse[1]), rng)
     layers = [head_layer(painter, turn, coarse)]
     side = (round(1.7 * density), round(3.0 * density))
@@ -254,7 +257,7 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
     places = [project(layer.points.astype(np.float32)) for layer in layers]
     low = np.floor(np.min([place.min((0, 1)) for place in places], axis=0) * 20 - 1) / 20
     high = np.ceil(np.max([place.max((0, 1)) for place in places], axis=0) * 20 + 1) / 20
-    low, high = np.clip(low, [-2.0, -2.15], -0.5), np.clip(high, 0.5, [2.0, 2.45])
+    low, high = np.clip(low, [-2.3, -2.15], -0.5), np.clip(high, 0.5, [2.3, 2.45])
     final = np.ceil((high - low) * final_unit).astype(int)
     fine = np.round(final * unit / final_unit).astype(int)
     scale = fine / final

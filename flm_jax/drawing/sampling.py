@@ -17,6 +17,7 @@ _HAIRS = np.array([
     [28, 22, 20], [58, 38, 26], [92, 60, 36], [140, 96, 52], [206, 168, 104],
     [160, 70, 34], [168, 166, 164], [225, 222, 216],
 ], float)  # fmt: skip
+_HAIR_SHARES = [0.25, 0.22, 0.17, 0.12, 0.1, 0.06, 0.05, 0.03]  # of _HAIRS, on lighter skins
 _LIPSTICKS = np.array([[190.0, 20, 40], [150, 20, 70], [220, 60, 100], [110, 15, 40]])
 _IRISES = ((88, 56, 34), (60, 40, 28), (96, 120, 150), (84, 124, 92), (120, 100, 60))
 
@@ -39,7 +40,7 @@ def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light
         far = rng.uniform(40, 120) * np.ones(3) if rng.random() < 0.5 else rng.uniform(60, 255, 3)
         return dataclasses.replace(light, far_colour=tuple(far))
     if kind == 0:
-        return dataclasses.replace(light, exposure=rng.uniform(0.26, 0.5))
+        return dataclasses.replace(light, exposure=rng.uniform(0.32, 0.58))
     if kind == 1:
         return dataclasses.replace(light, exposure=rng.uniform(1.45, 1.75))
     if kind == 2:
@@ -67,7 +68,7 @@ def _sample_expression(rng: np.random.Generator) -> dict[str, Any]:
     kind = rng.choice(
         ["calm", "talking", "smiling", "squinting", "staring",
          "gaping", "shouting", "laughing", "shut", "kiss", "sad"],
-        p=[0.33, 0.14, 0.27, 0.05, 0.04, 0.04, 0.035, 0.035, 0.035, 0.012, 0.013],
+        p=[0.23, 0.16, 0.35, 0.05, 0.04, 0.04, 0.035, 0.035, 0.035, 0.012, 0.013],
     )  # fmt: skip
     calm = {
         "smile": rng.normal(0.05, 0.2), "frown": max(0.0, rng.normal(0, 0.3)),
@@ -78,7 +79,7 @@ def _sample_expression(rng: np.random.Generator) -> dict[str, Any]:
     change = {
         "calm": {}, "talking": {"mouth_open": rng.uniform(0.08, 0.38)},
         "smiling": {"smile": rng.uniform(0.35, 0.79),
-                    "mouth_open": rng.choice([0.0, rng.uniform(0.15, 0.38)], p=[0.3, 0.7])},
+                    "mouth_open": rng.choice([0.0, rng.uniform(0.12, 0.38)], p=[0.2, 0.8])},
         "squinting": {"eyes_open": rng.uniform(0.3, 0.5), "frown": rng.uniform(0, 1)},
         "staring": {"eyes_open": rng.uniform(1.3, 1.6), "brow_raise": rng.uniform(0.3, 1.2)},
         "gaping": {"mouth_open": rng.uniform(0.45, 0.9), "brow_raise": rng.uniform(0, 1)},
@@ -197,7 +198,7 @@ def sample_head(rng: np.random.Generator, light: Light | None = None) -> HeadPar
     skin = (1 - tone % 1) * _SKINS[int(tone)] + tone % 1 * _SKINS[int(tone) + 1]
     skin = skin + rng.normal(0, 5, 3)
     wrinkles = rng.uniform(0.4, 1) if rng.random() < 0.15 else 0.0
-    hair_colour = _HAIRS[rng.integers(3 if tone > 4 else len(_HAIRS))]
+    hair_colour = _HAIRS[rng.integers(3) if tone > 4 else rng.choice(8, p=_HAIR_SHARES)]
     if wrinkles > 0.6:
         hair_colour = _HAIRS[-rng.integers(1, 3)]
     make_up = _sample_make_up(rng, skin)

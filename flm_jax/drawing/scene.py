@@ -38,9 +38,11 @@ def background(rng: np.random.Generator, height: int, width: int) -> UInt8[ndarr
     small = np.array(random_colour(rng)) + tones
     small = np.clip(small, 0, 255).astype(np.uint8)
     picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-    kind = rng.choice(["plain", "stripes", "tiles", "clutter", "bokeh"],
-                      p=[0.25, 0.1, 0.1, 0.35, 0.2])  # fmt: skip
-    if kind == "stripes":
+    kind = rng.choice(["plain", "stripes", "tiles", "clutter", "bokeh", "foliage"],
+                      p=[0.15, 0.08, 0.07, 0.3, 0.2, 0.2])  # fmt: skip
+    if kind == "foliage":
+        picture = _foliage(rng, picture)
+    elif kind == "stripes":
         _draw_stripes(rng, picture)
     elif kind == "tiles":
         _draw_tiles(rng, picture)
@@ -55,6 +57,18 @@ def background(rng: np.random.Generator, height: int, width: int) -> UInt8[ndarr
         grain = cv2.resize(grain, (width, height)).astype(np.int16)
         picture = cv2.add(picture, cv2.merge([grain] * 3), dtype=cv2.CV_8U)
     return picture
+
+
+def _foliage(rng: np.random.Generator, picture: ndarray) -> UInt8[ndarray, "h w 3"]:
+    """The picture with noise of all sizes, between two colours, like leaves, walls or a crowd."""
+    height, width = picture.shape[:2]
+    noise, falloff = np.zeros((height, width), np.float32), rng.uniform(0.6, 1.1)
+    for cells in (4, 9, 20, 45, 100):
+        octave = rng.standard_normal((cells, cells), np.float32) * np.float32(cells**-falloff)
+        noise += cv2.resize(octave, (width, height), interpolation=cv2.INTER_CUBIC)
+    share = np.clip(0.5 + noise * (rng.uniform(0.4, 1.2) / np.std(noise)), 0, 1)
+    other = np.full(picture.shape, random_colour(rng), np.uint8)
+    return cv2.blendLinear(picture, other, 1 - share, share)
 
 
 def _draw_stripes(rng: np.random.Generator, picture: ndarray) -> None:

@@ -108,7 +108,7 @@ class Surface:
         width = 1.045 * self.p.breadth * (1 - s**jaw) ** (1 / jaw)
         pole = np.where(lower, 0.45, -0.1)
         front = pole + (0.82 - pole) * (1 - s ** np.where(lower, 1.2, 2.6)) ** (1 / 3)
-        back = pole + (-1.25 - pole) * np.sqrt(1 - s * s)
+        back = pole + (-1.62 - pole) * np.sqrt(1 - s * s)
         return width, front, back
 
     def base(self, longitude: ndarray, sine: ndarray) -> ndarray:
@@ -149,7 +149,7 @@ class Surface:
         # The bridge rises towards the tip and falls off sharply below it.
         along = np.clip(y / tip, 0, 1)
         height = p.nose_height * (0.28 + 0.72 * along**0.86)
-        height = height * np.exp(-((np.maximum(y - tip, 0) / 0.17) ** 2))
+        height = height * np.exp(-((np.maximum(y - tip, 0) / 0.148) ** 2))
         height = height * np.exp(-((np.minimum(y, 0) / 0.2) ** 2))
         relief = height * np.exp(-((x / (0.13 + 0.08 * along)) ** 2))
         relief += bump(0.04, p.nose_width * 0.8, tip + 0.06, 0.085, 0.085)  # wings
@@ -158,10 +158,11 @@ class Surface:
         relief += bump(0.054, p.eye_x, 0.0, 0.17, 0.12)  # eyeball
         relief += bump(0.03 + 0.05 * max(p.smile, 0), 0.55, 0.5, 0.25, 0.25)  # cheek
         upper, lower = marks[79, 1] + 0.4 * p.lip, marks[85, 1] - 0.5 * p.lip
-        relief += bump(0.104, 0.0, p.mouth_y, 0.18, 0.3)
+        relief += bump(0.135, 0.0, p.mouth_y, 0.2, 0.3)
+        relief += bump(-0.04, p.mouth_width, p.mouth_y, 0.14, 0.14)  # corners
         relief += bump(0.045 + 0.1 * p.pucker, 0.0, upper, p.mouth_width * 0.85, p.lip * 0.8)
-        relief += bump(0.045 + 0.1 * p.pucker, 0.0, lower, p.mouth_width * 0.7, p.lip * 0.8)
-        relief += bump(0.27, 0.0, self.bottom - 0.13, 0.42, 0.17)  # chin
+        relief += bump(0.06 + 0.1 * p.pucker, 0.0, lower, p.mouth_width * 0.7, p.lip * 0.8)
+        relief += bump(0.22, 0.0, self.bottom - 0.13, 0.42, 0.17)  # chin
         return np.concatenate([points[..., :2], (points[..., 2] + relief * front)[..., None]], -1)
 
 
@@ -176,7 +177,7 @@ def jaw_plane(p: HeadParameters, across: ndarray) -> ndarray:
     On the near side of a turned head it goes back towards the ear, as annotators follow it.
     `across` is -1 at the image's left of the head, 0 in the middle, 1 at its right.
     """
-    return 0.2 - 0.42 * np.clip(-np.sin(np.radians(p.yaw)) * across, 0, None) ** 0.45
+    return 0.26 - 0.34 * np.clip(-np.sin(np.radians(p.yaw)) * across, 0, None) ** 0.77
 
 
 def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
@@ -186,10 +187,9 @@ def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
     outline of cheek and chin. Each half is spaced equally as seen in the image.
     """
     p = surface.p
-    turn = np.sin(np.radians(p.yaw))
-    # Both ends lie higher on a turned head, that of the far side by more.
-    left, right = np.radians(91.7 + 5.5 * abs(turn) + np.array([-2.5, 2.5]) * turn)
-    around = np.r_[np.linspace(-left, 0, 33), np.linspace(0, right, 33)[1:]]
+    # Both ends lie higher on a turned head.
+    end = np.radians(91.2 + 4.2 * abs(np.sin(np.radians(p.yaw))))
+    around = np.linspace(-end, end, 65)
     plane = jaw_plane(p, np.sin(around))
     longitude = np.arctan2(np.sin(around), plane)
     sine = np.cos(around) / np.hypot(1, plane)
@@ -198,6 +198,7 @@ def contour_angles(surface: Surface) -> tuple[ndarray, ndarray]:
     nearest = np.sign(longitude) * np.minimum(np.abs(longitude), np.radians(8))
     candidates = longitude + (nearest - longitude) * share
     shape = surface.base(candidates, np.broadcast_to(sine, candidates.shape))
+    shape = surface.raise_relief(shape, candidates)
     unrolled = shape @ rotation(p.yaw, p.pitch, 0.0).T
     best = np.argmax(np.sign(longitude) * unrolled[..., 0] - 1e-3 * share, axis=0)
     longitude, place = candidates[best, range(65)], project(unrolled[best, range(65)])
