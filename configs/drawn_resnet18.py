@@ -19,7 +19,7 @@ from configs import wflw_resnet50_strong
 def get_config() -> ConfigDict:
     config = wflw_resnet50_strong.get_config()
     config.batch_size = 64
-    config.num_epochs = 8
+    config.num_epochs = 6
 
     config.data.root = ""  # <workdir>/faces
     config.data.drawn.update({"train": 40000, "test": 500, "seed": 1})
@@ -48,8 +48,8 @@ def get_config() -> ConfigDict:
             "erase_flat": {"probability": 0.2, "max": 0.4},
             "erase_noise": {"probability": 0.1, "max": 0.4},
             "paste": {"probability": 0.25, "max": 0.45},
-            "blur": {"probability": 0.35, "max": 0.025},
-            "resolution": {"probability": 0.25, "min": 0.25},
+            "blur": {"probability": 0.25, "max": 0.025},
+            "resolution": {"probability": 0.2, "min": 0.25},
             "jpeg": {"probability": 0.25, "min": 20},
         }
     )

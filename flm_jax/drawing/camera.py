@@ -41,13 +41,19 @@ def blur(
     """Out of focus, moved, or of low resolution; the strength follows the face's width."""
     kind = rng.integers(3)
     if kind == 0:
-        return cv2.GaussianBlur(picture, (0, 0), max(0.9, rng.uniform(0.018, 0.034) * face_px))
+        return cv2.GaussianBlur(picture, (0, 0), max(0.9, rng.uniform(0.014, 0.03) * face_px))
     if kind == 1:
-        length, angle = max(4.0, rng.uniform(0.08, 0.14) * face_px), rng.uniform(0, np.pi)
+        length, angle = max(4.0, rng.uniform(0.06, 0.12) * face_px), rng.uniform(0, np.pi)
         return _move(picture, length * np.array([np.cos(angle), np.sin(angle)]))
     height, width = picture.shape[:2]
-    factor = min(0.5, rng.uniform(19, 30) / face_px)
+    factor = min(0.5, rng.uniform(22, 36) / face_px)
     return cv2.resize(shrink(picture, factor), (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def sharpen(picture: UInt8[ndarray, "h w 3"], amount: float) -> UInt8[ndarray, "h w 3"]:
+    """Stronger differences of near pixels, as most cameras make them."""
+    soft = cv2.GaussianBlur(picture, (0, 0), 1.1)
+    return cv2.addWeighted(picture, 1 + amount, soft, -amount, 0)
 
 
 def _move(picture: UInt8[ndarray, "h w 3"], way: ndarray) -> UInt8[ndarray, "h w 3"]:

@@ -48,7 +48,7 @@ def hair_paint(
     # Locks are short.
     wide = rng.standard_normal((4 + round(14 * p.curl), shape[1] // 9), np.float32)
     fine = rng.standard_normal((10 + round(shape[0] // 5 * p.curl), shape[1] // 3), np.float32)
-    strands = 0.17 * cv2.resize(wide, shape[::-1]) + 0.11 * cv2.resize(fine, shape[::-1])
+    strands = 0.2 * cv2.resize(wide, shape[::-1]) + 0.18 * cv2.resize(fine, shape[::-1])
     levels = np.clip(strands * 100 + 128, 0, 255).astype(np.uint8)
     tones = np.maximum(1 + (np.arange(256)[:, None] - 128) / 100, 0.3)
     table = np.clip(tones * p.hair_colour, 0, 255).astype(np.uint8)

@@ -146,7 +146,7 @@ def glasses_layers(p: HeadParameters, turn: ndarray, unit: float) -> list[Layer]
     half_width, half_height, power = p.lens
     end = 0.45 + half_width
     x, y = np.meshgrid(np.linspace(-1.03, 1.03, 48), np.linspace(-0.4, 0.4, 16))
-    points = np.stack([x, y, 1.12 - 0.22 * np.abs(x) ** 2.4], -1)
+    points = np.stack([x, y, 1.02 - 0.2 * np.abs(x) ** 2.4], -1)
     gx = np.abs(np.linspace(-1.03, 1.03, w))[None]
     gy = np.linspace(-0.4, 0.4, h)[:, None]
     radius = (np.abs(gx - 0.45) / half_width) ** power + (np.abs(gy) / half_height) ** power

@@ -24,8 +24,8 @@ class Light:
         """Too dark, too bright, hard from the side, or coloured."""
         hard = self.ambient < 0.3 and abs(self.direction[0]) > abs(self.direction[2])
         colours = np.array([self.colour, self.far_colour or self.colour])
-        coloured = np.ptp(colours, axis=1).max() > 50 or np.ptp(colours, axis=0).max() > 100
-        return bool(hard or coloured or not 0.6 <= self.exposure <= 1.4)
+        coloured = np.ptp(colours, axis=1).max() > 65 or np.ptp(colours, axis=0).max() > 100
+        return bool(hard or coloured or not 0.6 <= self.exposure <= 1.5)
 
 
 @dataclasses.dataclass(frozen=True)

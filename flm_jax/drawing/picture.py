@@ -80,6 +80,8 @@ def draw_picture(rng: np.random.Generator, max_faces: int = 3) -> DrawnPicture:
     blurred = rng.random() < 0.31
     if blurred:
         image = camera.blur(rng, image, max(frame.width for frame in frames))
+    elif rng.random() < 0.6:
+        image = camera.sharpen(image, rng.uniform(0.2, 1.2))
     if rng.random() < 0.4:
         image = camera.add_noise(rng, image, rng.uniform(1, 7))
     faces = []

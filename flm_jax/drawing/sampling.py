@@ -30,19 +30,22 @@ def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light
     """A usual light, or one that is dark, bright, hard from the side or coloured."""
     x, y = rng.normal(0, 0.7), rng.normal(-0.45, 0.35)
     # Flat light, or a lamp that models the face.
-    ambient = rng.uniform(0.28, 0.66)
-    light = Light((x, y, 1.0), ambient, (1.1 - ambient) * rng.uniform(0.8, 1.25))
+    ambient = rng.uniform(0.32, 0.7)
+    # From a cold sky to a warm bulb.
+    warm = rng.uniform(-20, 60)
+    colour = (255.0 + min(warm, 0), 255.0 - 0.35 * max(warm, 0), 255.0 - max(warm, 0))
+    light = Light((x, y, 1.0), ambient, (1.15 - ambient) * rng.uniform(0.8, 1.25), colour)
     if rng.random() >= unusual_share:
-        return dataclasses.replace(light, exposure=rng.uniform(0.8, 1.2))
+        return dataclasses.replace(light, exposure=rng.uniform(0.9, 1.3))
     kind = rng.integers(5)
     if kind == 4:
         # From two sides: dark, or of another colour, on one of them.
         far = rng.uniform(40, 120) * np.ones(3) if rng.random() < 0.5 else rng.uniform(60, 255, 3)
         return dataclasses.replace(light, far_colour=tuple(far))
     if kind == 0:
-        return dataclasses.replace(light, exposure=rng.uniform(0.32, 0.58))
+        return dataclasses.replace(light, exposure=rng.uniform(0.36, 0.6))
     if kind == 1:
-        return dataclasses.replace(light, exposure=rng.uniform(1.45, 1.75))
+        return dataclasses.replace(light, exposure=rng.uniform(1.6, 1.9))
     if kind == 2:
         direction = (rng.choice([-1, 1]) * rng.uniform(0.9, 1.2), rng.normal(-0.2, 0.2), 0.3)
         return Light(direction, rng.uniform(0.12, 0.25), rng.uniform(0.85, 1.1))
@@ -194,9 +197,9 @@ def _sample_make_up(rng: np.random.Generator, skin: ndarray) -> dict[str, Any]:
 def sample_head(rng: np.random.Generator, light: Light | None = None) -> HeadParameters:
     """A head drawn at random; `light` makes several heads share a picture's lamp."""
     shape, pose, expression = _sample_shape(rng), _sample_pose(rng), _sample_expression(rng)
-    tone = rng.uniform(0, len(_SKINS) - 1)
+    tone = rng.beta(1, 1.35) * (len(_SKINS) - 1)
     skin = (1 - tone % 1) * _SKINS[int(tone)] + tone % 1 * _SKINS[int(tone) + 1]
-    skin = skin + rng.normal(0, 5, 3)
+    skin = skin * rng.uniform([1.0, 0.91, 0.9], [1.07, 0.98, 1.0]) + rng.normal(0, 5, 3)
     wrinkles = rng.uniform(0.4, 1) if rng.random() < 0.15 else 0.0
     hair_colour = _HAIRS[rng.integers(3) if tone > 4 else rng.choice(8, p=_HAIR_SHARES)]
     if wrinkles > 0.6:
@@ -222,11 +225,11 @@ def sample_head(rng: np.random.Generator, light: Light | None = None) -> HeadPar
         hair_sides=rng.uniform(0, 0.9) if hair == "long" and rng.random() < 0.2 else 0.0,
         curl=rng.uniform(0.2, 1) if rng.random() < 0.45 else 0.0,
         brow_strength=rng.uniform(0.2, 0.95),
-        line_strength=rng.uniform(0.3, 1), shine=rng.uniform(0.02, 0.4),
+        line_strength=rng.uniform(0.4, 1.2), shine=rng.uniform(0.02, 0.4),
         beard=rng.choice([rng.uniform(0.15, 0.4), rng.uniform(0.75, 0.95)]) if bearded else 0.0,
         beard_kind=str(rng.choice(["full", "goatee", "moustache"], p=[0.6, 0.2, 0.2])),
         shadow_colour=tuple(rng.uniform([40, 20, 60], [160, 110, 200])),
-        texture=rng.uniform(0.6, 1.3),
+        texture=rng.uniform(0.7, 1.9),
         freckles=int(rng.choice([0, 30], p=[0.85, 0.15])), seed=int(rng.integers(2**31)),
         light=light or sample_light(rng),
     )  # fmt: skip

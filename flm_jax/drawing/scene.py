@@ -27,7 +27,7 @@ def shrink(image: UInt8[ndarray, "h w *c"], factor: float) -> ndarray:
 
 def random_colour(rng: np.random.Generator) -> list[float]:
     """Any brightness, but mostly little saturation, as most things have."""
-    grey, saturation = rng.uniform(35, 215), min(rng.exponential(0.4), 1)
+    grey, saturation = rng.uniform(20, 195), min(rng.exponential(0.4), 1)
     return np.clip(grey + saturation * rng.uniform(-110, 110, 3), 10, 245).tolist()
 
 
@@ -39,7 +39,7 @@ def background(rng: np.random.Generator, height: int, width: int) -> UInt8[ndarr
     small = np.clip(small, 0, 255).astype(np.uint8)
     picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
     kind = rng.choice(["plain", "stripes", "tiles", "clutter", "bokeh", "foliage"],
-                      p=[0.15, 0.08, 0.07, 0.3, 0.2, 0.2])  # fmt: skip
+                      p=[0.12, 0.08, 0.07, 0.32, 0.14, 0.27])  # fmt: skip
     if kind == "foliage":
         picture = _foliage(rng, picture)
     elif kind == "stripes":
@@ -48,7 +48,7 @@ def background(rng: np.random.Generator, height: int, width: int) -> UInt8[ndarr
         _draw_tiles(rng, picture)
     elif kind != "plain":
         _draw_clutter(rng, picture, round_only=kind == "bokeh")
-        if kind == "bokeh" or rng.random() < 0.6:
+        if kind == "bokeh" or rng.random() < 0.4:
             small = shrink(picture, 1 / rng.uniform(1.7, 5))
             picture = cv2.resize(small, (width, height))
     if rng.random() < 0.5:
@@ -146,6 +146,8 @@ def draw_clothes(
     cv2.fillPoly(mask, [fixed(points - [left, top])], 255, cv2.LINE_AA, SHIFT)
     shade = cv2.GaussianBlur(shrink(mask, 0.25), (0, 0), max(0.5, 0.08 * unit))
     tone = 0.35 + 0.65 / 255 * cv2.resize(shade, mask.shape[::-1]).astype(np.float32)
+    folds = rng.standard_normal((7, 9), np.float32)
+    tone += 0.09 * cv2.resize(folds, mask.shape[::-1], interpolation=cv2.INTER_CUBIC)
     if striped:
         tone[np.sin(np.arange(len(mask)) / unit * width) > 0] *= contrast
     if rng.random() < 0.35:
