@@ -5,9 +5,9 @@
 
 A ResNet-18 of 44 instead of 64 features, so that it fits into 11 MB, with each point's visibility.
 It starts from the package's own backbone, so a rerun goes on from its result. On two cores of a
-Xeon at 2.5 GHz the drawing took 15 minutes, and the training 56.
+Xeon at 2.5 GHz the drawing took 15 minutes, and the training 36.
 
-The NME is 10.11 % on faces98's 110 WFLW test faces, 7.59 % on its training list, and 5.76 % on the
+The NME is 9.37 % on faces98's 110 WFLW test faces, 7.25 % on its training list, and 5.70 % on the
 drawn test faces (docs/model_card.md).
 """
 
