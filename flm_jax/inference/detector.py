@@ -33,8 +33,9 @@ OVERLAP = 0.3  # Boxes whose intersection over union exceeds it are of one face.
 STRIDE = 4  # Pixels of the input in a cell of CenterFace's output.
 OUTPUTS = ("537", "538", "539", "540")  # The file's names of heat, sizes, offsets, five points.
 
-# Pixels of an image's longer side. Found are faces of some 35 px of what it is scaled to.
-_SIDE, _MAX_SIDE = 640, 2560
+# Pixels of an image's longer side, the largest that may be asked for, and of a face in what the
+# image is scaled to from which on it is mostly found.
+_SIDE, _MAX_SIDE, _LARGEST, _FOUND = 640, 2560, 8192, 35
 
 # What to say where no face is found; by the flags of one program, and the other's config keys.
 HOW_TO_FIND_MORE = (
@@ -44,10 +45,12 @@ HOW_TO_FIND_MORE = (
 
 
 class Detections(NamedTuple):
-    """Faces: boxes f32[n, 4], as WFLW's rectangles, and scores f32[n] in [0, 1], highest first."""
+    """Faces: boxes f32[n, 4], as WFLW's rectangles, and scores f32[n] in [0, 1], highest first; and
+    the side in pixels to look at for others, where one is so small that they may be missed, or 0."""
 
     boxes: Float[ndarray, "n 4"]
     scores: Float[ndarray, " n"]
+    finer: int = 0
 
 
 # A BGR image u8[h, w, 3] -> its faces.
@@ -60,8 +63,8 @@ def load_detector(name: str, threshold: float, side: int = 0) -> Detect:
     Raises:
         InputError: it is not installed, or not such a file.
     """
-    if not 0 <= side <= 8192:
-        raise InputError(f"predict.side={side}: expected at most 8192 pixels, or 0")
+    if not 0 <= side <= _LARGEST:
+        raise InputError(f"predict.side={side}: expected at most {_LARGEST} pixels, or 0")
     detect: Detect
     if name in DETECTORS:
         detect = DETECTORS[name](threshold=threshold, side=side)
@@ -83,8 +86,9 @@ class _Detector:
     Args:
         path: of its ONNX file.
         threshold: the least score of a face.
-        side: what the longer side of an image is scaled to, in pixels; 0: both to 640 and, of a
-            larger image, to half of what it is, up to 2,560, for faces that are small in it.
+        side: what the longer side of an image is scaled to, in pixels, beside 640 where it is more,
+            as faces of more than some 600 px are missed; 0: half of what it is, up to 2,560, for
+            faces that are small in it.
         margins: from the network's boxes to those returned.
     """
 
@@ -105,11 +109,16 @@ class _Detector:
         try:
             if not hasattr(self._nets, "net"):
                 self._nets.net = self._load()
-            half = min(_MAX_SIDE, max(image.shape[:2]) // 2)
-            sides = [self._side or _SIDE] + ([half] if half > _SIDE and not self._side else [])
+            longer = max(image.shape[:2])
+            side = self._side or min(_MAX_SIDE, longer // 2)
+            sides = [_SIDE, side] if side > _SIDE else [self._side or _SIDE]
             found = self._detect(image, sides)
-            # A face that fills the image is found when it is smaller.
-            return found if len(found.boxes) else self._detect(image, [sides[0] // 2])
+            if not len(found.boxes):  # A face that fills the image is found when it is smaller.
+                return self._detect(image, [sides[0] // 2])
+            # Of faces like one that is smaller than what is mostly found, others are missed.
+            smallest = np.diff(found.boxes[:, 1::2]).min() * sides[-1] / longer
+            finer = min(longer, 2 * sides[-1], _LARGEST)
+            return found._replace(finer=finer if smallest < _FOUND and finer > sides[-1] else 0)
         except cv2.error as error:
             raise InputError(
                 f"{self._path}: not a face detector that OpenCV can run: {error.err}"
@@ -194,8 +203,8 @@ def framed(detect: Detect, box: str) -> Detect:
     """The detector with the boxes that a network was trained with."""
 
     def detect_framed(image: ndarray) -> Detections:
-        boxes, scores = detect(image)
-        return Detections(frame(boxes, box), scores)
+        found = detect(image)
+        return found._replace(boxes=frame(found.boxes, box))
 
     return detect_framed
 

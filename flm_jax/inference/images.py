@@ -38,13 +38,15 @@ _Found = tuple[int, ndarray, float | None]
 
 
 class _Read(NamedTuple):
-    """An image, kept only where it is needed again, its faces, and what went wrong."""
+    """An image, kept only where it is needed again, its faces, what went wrong, and the detector's
+    side that would find smaller faces."""
 
     source: Input
     image: ndarray | None
     faces: list[_Found]
     crops: Crops | None
     problems: list[str]
+    finer: int = 0
 
 
 def predict_images(
@@ -80,6 +82,7 @@ def predict_images(
     read = partial(_read, predictor=predictor, detect=detect, keep=keep)
     entries: list[tuple[int, Entry]] = []
     problems: list[str] = []
+    finer: list[int] = []
     start, rest = 0.0, 0
     start_reading()
     with (
@@ -93,6 +96,7 @@ def predict_images(
                 say(problem)
                 problems.append(problem)
             entries += itertools.chain(*map(_entries, chunk, faces))
+            finer += [each.finer for each in chunk if each.finer]
             bar.update(len(chunk))
             rest += sum(map(len, faces)) if start else 0
             start = start or time.perf_counter()  # The network has compiled.
@@ -101,6 +105,11 @@ def predict_images(
                 break
     if rest:
         print(f"{rest / (time.perf_counter() - start):.1f} faces a second after the first batch")
+    if finer:
+        print(
+            f"{len(finer)} of {len(sources)} images have faces so small that others may be missed; "
+            f"a side of {max(finer)} (--side, or the key predict.side) finds smaller ones"
+        )
     entries.sort(key=lambda pair: pair[0])  # Stable: all are 0 without a file of boxes.
     return [entry for _, entry in entries], problems
 
@@ -120,6 +129,7 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
     if (count := count_images(source.path) or 1) > 1:
         say(f"{source.path}: holds {count} images; only the first is used")
     faces: list[_Found] = []
+    finer = 0
     if source.boxes is not None:
         if not source.upright and is_turned(source.path):
             say(
@@ -136,6 +146,7 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
         faces.append((0, geometry.image_box(image), None))
     else:
         found = detect(image)
+        finer = found.finer
         faces += [(0, *pair) for pair in zip(found.boxes, found.scores.tolist(), strict=True)]
         if not faces:
             say(
@@ -143,7 +154,7 @@ def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, ke
                 f"{HOW_TO_FIND_MORE}"
             )
     crops = predictor.cut(image, np.stack([box for _, box, _ in faces])) if faces else None
-    return _Read(source, image if keep else None, faces, crops, problems)
+    return _Read(source, image if keep else None, faces, crops, problems, finer)
 
 
 def _map_ahead(

@@ -87,11 +87,28 @@ def test_a_small_face_in_a_large_image_is_found():
     assert count(640) < count(0) == 3
 
 
-def test_a_large_image_is_looked_at_twice_unless_a_side_is_given(monkeypatch):
-    for side, looks in ((0, [640, 1024]), (960, [960])):
+def test_a_large_image_is_looked_at_twice_unless_a_small_side_is_given(monkeypatch):
+    for side, looks in ((0, [640, 1024]), (960, [640, 960]), (480, [480])):
         nets, detect = fake(monkeypatch, [(20, 100, 0.9)], side=side)
         assert len(detect(np.zeros((400, 2000, 3), np.uint8)).boxes) == len(looks)
         assert [blob.shape[3] for blob in nets[0].inputs] == looks
+
+
+@pytest.mark.parametrize(
+    ("longer", "side", "height", "finer"),
+    [
+        *[(4000, 0, 32, 4000), (4000, 0, 40, 0), (1200, 0, 32, 1200), (640, 0, 32, 0)],
+        *[(4000, 1000, 32, 2000), (4000, 4000, 32, 0), (20_000, 5000, 32, 8192)],
+        (20_000, 8192, 32, 0),
+    ],
+)
+def test_a_larger_side_is_advised_only_where_it_shows_more(
+    monkeypatch, longer, side, height, finer
+):
+    _, detect = fake(monkeypatch, [(2, 100, 0.9)], size=(height, 32), side=side)
+    found = detector.framed(detect, "landmarks")(np.zeros((20, longer, 3), np.uint8))
+    assert len(found.boxes)
+    assert found.finer == finer
 
 
 def test_threads_and_images_of_any_shape_can_be_served(monkeypatch):

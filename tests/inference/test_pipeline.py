@@ -196,6 +196,22 @@ def test_where_no_face_is_found_it_is_said_how_to_find_more(predictor, clip, tmp
         assert "a side of 2560 (--side, or predict.side) smaller ones" in told
 
 
+def test_small_faces_are_told_of_once_at_the_end(predictor, tmp_path, capsys):
+    sides = {(30, 40): 0, (50, 60): 1280, (70, 80): 1920}
+    for i, size in enumerate(sides):
+        write(tmp_path / f"in/{i}.png", size)
+
+    def detect(image):
+        return one_face(image)._replace(finer=sides[image.shape[1::-1]])
+
+    predict(predictor, tmp_path / "in", tmp_path / "out", boxes="", detect=detect)
+    told = capsys.readouterr().out
+    assert told.count("so small") == 1
+    assert "2 of 3 images have faces so small that others may be missed; a side of 1920" in told
+    predict(predictor, tmp_path / "in/0.png", tmp_path / "out", boxes="", detect=detect)
+    assert "so small" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("suffix", ["webp", "png", "tiff"])
 def test_of_several_images_in_a_file_the_first_is_used(predictor, tmp_path, capsys, suffix):
     first, second = (Image.new("RGB", (30, 40), shade) for shade in ("white", "black"))
