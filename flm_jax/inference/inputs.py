@@ -187,13 +187,15 @@ def _matches(source: str) -> list[str]:
 def find_boxed_images(source: str, boxes: str, upright: bool = False) -> list[Input]:
     """The images below `source` that a file of boxes names, with their boxes, which are of the
     upright images or, as in WFLW's lists, of the stored ones. A detector saw upright ones."""
-    found: dict[tuple[str, bool], list[tuple[int, ndarray]]] = {}
+    source = str(_in_form_of_files(Path(), Path(source)))
+    found: dict[Input, list[tuple[int, ndarray]]] = {}
+    images: dict[str, Input] = {}  # by the names in the file, of which two may mean one image
     for number, (name, box, is_detected) in enumerate(read_boxes(boxes)):
-        found.setdefault((name, upright or is_detected), []).append((number, box))
-    return [
-        _named_image(source, name, boxes)._replace(boxes=given, upright=is_upright)
-        for (name, is_upright), given in found.items()
-    ]
+        if name not in images:
+            images[name] = _named_image(source, name, boxes)
+        image = images[name]._replace(upright=upright or is_detected)
+        found.setdefault(image, []).append((number, box))
+    return [image._replace(boxes=given) for image, given in found.items()]
 
 
 def _named_image(source: str, name: str, boxes: str) -> Input:
@@ -205,12 +207,20 @@ def _named_image(source: str, name: str, boxes: str) -> Input:
                 "ymin xmax ymax name"
             )
         return Input(source, Path(source).name)
-    # macOS writes an accent as a character of its own; lists made elsewhere do not.
-    forms = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
-    name = next((each for each in forms if os.path.exists(os.path.join(source, each))), name)
-    path, below = os.path.join(source, name), Path(name)
-    if below.is_relative_to(source) and not (os.path.exists(path) and not below.is_absolute()):
-        path, below = name, below.relative_to(source)
+    path, whole = (_in_form_of_files(Path(start), Path(name)) for start in (source, ""))
+    if whole.is_relative_to(source) and not os.path.exists(path):
+        path = whole
+    below = path.relative_to(source) if path.is_relative_to(source) else path
     if below.is_absolute() or ".." in below.parts:
         raise InputError(f"--boxes={boxes}: {name!a} lies outside of --input={source}")
-    return Input(path, str(below) if below.parts else Path(name).name)
+    return Input(str(path), str(below) if below.parts else Path(name).name)
+
+
+def _in_form_of_files(folder: Path, name: Path) -> Path:
+    """The path that a name means below a folder: macOS writes an accent as a character of its own,
+    and lists made elsewhere do not, so each part may stand there in the other form."""
+    path = folder
+    for part in name.parts:
+        forms = [part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
+        path /= next((form for form in forms if os.path.exists(path / form)), part)
+    return path

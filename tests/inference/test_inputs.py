@@ -212,12 +212,19 @@ def test_names_may_hold_spaces_or_be_missing(tmp_path):
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_an_accent_may_be_a_character_of_its_own(tmp_path, forms):
+def test_an_accent_may_be_a_character_of_its_own(tmp_path, monkeypatch, forms):
     written, there = (unicodedata.normalize(form, "Zoé.jpg") for form in forms)
-    make(tmp_path, there)
-    (tmp_path / "boxes").write_text(f"1 2 3 4 {written}\n")
-    (image,) = inputs.find_boxed_images(str(tmp_path), str(tmp_path / "boxes"))
-    assert image.path == str(tmp_path / there)
+    folder = unicodedata.normalize("NFC", "Zoé")  # of the same form as the file, or not
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, f"{folder}/{there}")
+    other = unicodedata.normalize("NFD", folder)
+    lines = [f"1 2 3 4 {start}{name}\n" for start in ("", f"{folder}/", f"{other}/", "./")
+             for name in (written, there)]  # fmt: skip
+    (tmp_path / "boxes").write_text("".join(lines))
+    for source in (folder, other):
+        (image,) = inputs.find_boxed_images(source, str(tmp_path / "boxes"))
+        assert (image.path, image.name) == (f"{folder}/{there}", there)
+        assert [number for number, _ in image.boxes] == list(range(8))
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "x/../../a.jpg", "..", "//x"])
