@@ -101,7 +101,8 @@ def find_inputs(source: str, output: Path, *, videos: bool = True) -> list[Input
     Args:
         source: file, folder or glob, in which ** stands for any folders.
         output: the folder of the results, of which those of earlier runs are left out.
-        videos: whether folders and globs are searched for videos too.
+        videos: whether folders and globs are searched for videos too; else an animated GIF in them is
+            an image.
 
     Raises:
         InputError: there is nothing of that name, or nothing to read in it.
@@ -132,7 +133,7 @@ def find_inputs(source: str, output: Path, *, videos: bool = True) -> list[Input
         if is_folder or not ((is_moving and videos) or Path(file).suffix.lower() in IMAGES):
             others["folder" if is_folder else Path(file).suffix.lower() or "without a suffix"] += 1
         else:
-            found.append(Input(file, os.path.relpath(file, root), is_video=is_moving))
+            found.append(Input(file, os.path.relpath(file, root), is_video=is_moving and videos))
     left_out = ", ".join(f"{count} {ascii(kind)[1:-1]}" for kind, count in others.most_common())
     if not found:
         raise InputError(

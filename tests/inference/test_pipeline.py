@@ -212,7 +212,7 @@ def test_small_faces_are_told_of_once_at_the_end(predictor, tmp_path, capsys):
     assert "so small" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("suffix", ["webp", "png", "tiff"])
+@pytest.mark.parametrize("suffix", ["webp", "png", "tiff", "gif"])
 def test_of_several_images_in_a_file_the_first_is_used(predictor, tmp_path, capsys, suffix):
     first, second = (Image.new("RGB", (30, 40), shade) for shade in ("white", "black"))
     path = tmp_path / f"in/a.{suffix}"
