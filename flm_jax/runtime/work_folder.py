@@ -15,7 +15,7 @@ from flm_jax.errors import InputError
 LOCK = "lock"
 
 # What `write_atomically` names a file until it is whole.
-_UNFINISHED = re.compile(r"\.flm_jax-(\d{1,7})-.+", re.DOTALL)
+_UNFINISHED = re.compile(r"\.flm_jax-(\d{1,7})-[0-9a-f]{8}-.+", re.DOTALL)
 
 # Orbax expands the path of a checkpoint as a pattern, and TensorStore takes a backslash for a slash
 # and UTF-8 alone.

@@ -82,10 +82,12 @@ def test_a_training_removes_the_unfinished_files_of_killed_processes_as_it_start
     """Before anything else: this one finds no faces."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    kept = {f".flm_jax-{os.getppid()}-evaluation.json", "config.json", ".hidden", ".git.x"}
+    kept = {f".flm_jax-{os.getppid()}-01234567-evaluation.json", "config.json", ".hidden", ".git.x"}
     # A user's own, and an editor's.
+    own = ("notes.md", "0123456-a", "0123456g-a", "012345678-a", "01234567-", "01234567.a")
+    kept |= {f".flm_jax-{ended.pid}-{name}" for name in own}
     kept |= {".999999.notes.txt", ".1st.txt", ".2024.notes", ".2024-notes.md.swp", ".flm_jax-9"}
-    for name in (*kept, f".flm_jax-{ended.pid}-loss_curve.png"):
+    for name in (*kept, f".flm_jax-{ended.pid}-0123cdef-loss_curve.png"):
         (tmp_path / name).write_text("x")
     with pytest.raises(InputError, match="no such folder"):
         train.run(tiny_config(tmp_path / "nowhere"), tmp_path)
