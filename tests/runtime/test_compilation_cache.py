@@ -45,7 +45,9 @@ def test_every_program_is_kept_and_a_damaged_entry_is_compiled_again_once(tmp_pa
 
 def test_files_of_the_users_own_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
-    for name in (f"jit_f-{64 * '0'}-cache", "my-cache"):
+    entry = f"jit_f-{64 * '0'}-cache"
+    own = {"my-cache", f"{entry}.txt", f"{64 * '0'}-cache", f"jit_f-{63 * '0'}-cache"}
+    for name in (entry, *own):
         (tmp_path / name).write_text("no program")
     compilation_cache.enable(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["my-cache"]
+    assert {path.name for path in tmp_path.iterdir()} == own

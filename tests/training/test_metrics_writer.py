@@ -57,11 +57,12 @@ def test_a_damaged_line_in_the_middle_is_not_hidden(tmp_path, line, message):
 
 def test_events_of_another_program_stay(tmp_path):
     write(tmp_path, 0, [1])
-    other = tmp_path / "events.out.tfevents.1700000000.host.1.0"
-    other.write_text("mine")
+    others = {"events.out.tfevents.1700000000.host.1.0", "events.flm_jax", "notes.flm_jax"}
+    for name in others:
+        (tmp_path / name).write_text("mine")
     write(tmp_path, 1, [2])
-    assert other.read_text() == "mine"
-    assert len(list(tmp_path.glob("events.*"))) == 2
+    assert {name for name in others if (tmp_path / name).read_text() == "mine"} == others
+    assert len(list(tmp_path.glob("events.out.*"))) == 2
 
 
 def test_the_row_of_an_epoch_that_must_be_validated_again_is_cut_off(tmp_path):
