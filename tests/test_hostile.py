@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from support.faces import line_of, make_fields, make_record, write_list
 from support.launches import launch, tiny
 
+from flm_jax.config import weights
 from flm_jax.data import wflw
 from flm_jax.data.images import ImageError, read_record_image
+from flm_jax.errors import InputError
+from flm_jax.training.metrics_writer import read_metrics
 
 
 @pytest.mark.parametrize(
@@ -204,6 +207,15 @@ def test_a_checkpoint_is_read_without_executing_anything_in_it(trained, faces_ro
     shutil.copytree(trained, tmp_path / "work")
     arguments = tiny(faces_root, tmp_path / "work", "--mode=evaluate")
     launch(*arguments, program=tmp_path / "watched.py")
+
+
+def test_a_pipe_in_a_work_folder_is_not_waited_for(tmp_path):
+    for name in ("config.json", "metrics.jsonl"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="no checkpoint there"):
+        weights.trained_config(tmp_path, {})
+    with pytest.raises(OSError, match="not a regular file"):
+        read_metrics(tmp_path)
 
 
 def test_pickles_in_the_place_of_its_files_do_nothing(trained, faces_root, tmp_path):

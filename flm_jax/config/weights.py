@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from flm_jax.config import build, schema
 from flm_jax.config.base import base_config
+from flm_jax.data.files import read_regular
 from flm_jax.errors import InputError
 from flm_jax.models.network import LandmarkRegressor, variable_shapes
 from flm_jax.runtime.devices import gathered, put_on_devices, replicated
@@ -86,7 +87,7 @@ def trained_config(workdir: Path, given: Mapping[str, Any]) -> ConfigDict:
 
 def _stored_config(workdir):
     try:
-        stored = json.loads((workdir / "config.json").read_bytes())
+        stored = json.loads(read_regular(workdir / "config.json"))
     except (OSError, ValueError, RecursionError):
         with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
             stored = checkpoints.config(checkpoints.find("last"))

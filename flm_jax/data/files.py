@@ -32,6 +32,12 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     return open(descriptor, "rb")
 
 
+def read_regular(path: str | os.PathLike) -> bytes:
+    """The content of a file; OSError as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def open_text(path: str | os.PathLike) -> io.TextIOWrapper:
     """Opens a text, in UTF-8 or what its byte order mark says; what is neither becomes lone
     surrogates, or UnicodeError. Raises OSError as `open_regular`."""

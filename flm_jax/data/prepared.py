@@ -157,7 +157,7 @@ def _compare(folder, root, lists, uses) -> tuple[dict[str, Any], list[str]]:
     try:
         index = json.loads((folder / INDEX).read_text())
         return index, list(_differences(folder, root, lists, uses, index))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return {}, [f"{INDEX} can't be read: {type(error).__name__} {error}"]
 
 

@@ -19,6 +19,7 @@ from flm_jax.config import build, schema
 from flm_jax.config.weights import load_weights
 from flm_jax.data import wflw
 from flm_jax.data.crop import face_box
+from flm_jax.data.files import read_regular
 from flm_jax.drawing import dataset
 from flm_jax.errors import InputError
 from flm_jax.evaluation import metrics
@@ -221,7 +222,7 @@ def _evaluation(config: ConfigDict, workdir: Path, step: int) -> dict[str, Any] 
     split = config.evaluate.split
     path = workdir / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        figures = json.loads(path.read_text())
+        figures = json.loads(read_regular(path))
         if figures["step"] == step:
             return figures
     print(f"{path}: no figures of step {step} there; --mode evaluate before this one adds them")

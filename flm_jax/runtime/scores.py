@@ -26,7 +26,7 @@ def read(checkpoint: Path) -> float:
     try:
         content = json.loads((checkpoint / NAME / FILE).read_bytes())
         return content[NAME] if content["crc32"] == checksum(content[NAME]) else math.inf
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return math.inf
 
 

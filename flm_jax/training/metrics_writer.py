@@ -9,6 +9,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 
+from flm_jax.data.files import read_regular
 from flm_jax.errors import InputError
 
 _LOG = "metrics.jsonl"
@@ -69,7 +70,7 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     path = workdir / _LOG
     if not path.exists():
         return []
-    lines = path.read_text(errors="replace").splitlines()
+    lines = read_regular(path).decode(errors="replace").splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -201,6 +201,7 @@ def drop_a_key(index):
     ("name", "damage", "message"),
     [
         ("*.json", lambda path: path.write_text("{"), "prepared.json can't be read"),
+        ("*.json", lambda path: path.write_text(10**5 * "["), "can't be read: RecursionError"),
         ("*.json", drop_a_key, "prepared.json can't be read: KeyError 'zoom'"),
         ("*.json", lambda path: path.unlink(), "holds no prepared faces"),
         (

@@ -189,6 +189,9 @@ def test_a_validation_loss_that_was_changed_or_removed_is_lost(tmp_path):
     with saved(tmp_path) as checkpoints:
         assert [checkpoints.is_validated(step) for step in (10, 20, 30)] == [True, False, False]
         assert checkpoints.find("best") == 10
+    path.write_text(10**5 * "[")
+    with saved(tmp_path) as checkpoints:
+        assert not checkpoints.is_validated(30)
 
 
 def test_what_is_written_while_a_killed_save_is_removed_is_removed_too(tmp_path, monkeypatch):
