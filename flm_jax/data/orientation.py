@@ -71,6 +71,7 @@ def _read_header(path: str) -> tuple[int, int, int]:
             with Image.open(path) as image:
                 # In a PNG Pillow would look for it behind the pixels.
                 exif = image.getexif() if "exif" in image.info else {}
-                return *image.size, exif.get(_ORIENTATION, 1)
+                orientation = exif.get(_ORIENTATION, 1)
+            return *image.size, orientation if orientation in range(2, 9) else 1  # 0: not known
     except Exception:  # Pillow raises all kinds of errors.
         return 0, 0, 1

@@ -1,6 +1,7 @@
 """Images whose EXIF orientation says that they are to be turned."""
 
 import dataclasses
+import struct
 
 import cv2
 import numpy as np
@@ -56,6 +57,17 @@ def test_turned_images_and_faces_outside_of_theirs_are_counted(tmp_path):
     upright = dataclasses.replace(record, upright=True)
     missing = dataclasses.replace(record, image_path=str(tmp_path / "missing.jpg"))
     assert orientation.describe_suspects([upright, plain, missing]) == []
+
+
+@pytest.mark.parametrize("field", [(3, 1, b"\0"), (3, 1, b"\x09"), (2, 2, b"6")])
+def test_an_orientation_that_is_none_turns_nothing(tmp_path, field):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHI8s", 0x0112, *field)
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    record = make_record(tmp_path / "a.jpg", np.full((98, 2), (50, 20), np.float32))
+    for upright in (False, True):
+        record = dataclasses.replace(record, upright=upright)
+        assert orientation.describe_suspects([record]) == []
+        assert read_record_image(record).shape == (40, 60, 3)
 
 
 @pytest.mark.parametrize("mode", [prepare, preview, train])
