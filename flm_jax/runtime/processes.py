@@ -28,6 +28,8 @@ _ANNOUNCED = (
     *("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
 )
 
+_ALONE = "--num_processes=1 runs this process alone"
+
 # In an error of a computation over several processes.
 _LOST = re.compile("gloo|nccl|connection (closed|reset)|coordination service", re.IGNORECASE)
 
@@ -65,8 +67,8 @@ def connect(
     except (RuntimeError, ValueError) as error:
         if coordinator is not None or "coordinator_address should be defined" not in str(error):
             raise InputError(
-                f"--coordinator={coordinator}: the {num_processes} processes did not come "
-                f"together: {str(error).splitlines()[0]}"
+                f"the processes of the run ({_awaited(*given)}) did not come together: "
+                f"{str(error).splitlines()[0]}; {_ALONE}"
             ) from None
 
 
@@ -82,14 +84,13 @@ def _awaited(coordinator, num_processes, process_id) -> str:
 def _said_while_waiting(awaited: str) -> Iterator[None]:
     """Says after a while what its block waits for, and ends the process when that is in vain."""
     done = threading.Event()
-    alone = "--num_processes=1 runs this process alone"
 
     def watch() -> None:
         if done.wait(_PATIENCE[0]):
             return
-        write_error(f"waiting for the other processes of the run ({awaited}); {alone}\n")
+        write_error(f"waiting for the other processes of the run ({awaited}); {_ALONE}\n")
         if not done.wait(_PATIENCE[1] - _PATIENCE[0]):
-            write_error(f"error: the other processes did not come ({awaited}); {alone}\n")
+            write_error(f"error: the other processes did not come ({awaited}); {_ALONE}\n")
             os._exit(1)
 
     thread = threading.Thread(target=watch, daemon=True)

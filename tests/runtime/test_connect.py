@@ -40,6 +40,13 @@ def test_a_process_says_whom_it_waits_for_and_how_to_do_without(slurm, monkeypat
     assert "(SLURM_NTASKS=4, SLURM_PROCID=1); --num_processes=1 runs this process alone" in text
 
 
+def test_a_cluster_that_can_not_be_read_is_named(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "one")
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: int("one"))
+    with pytest.raises(InputError, match=r"SLURM_PROCID=one.*'one'; --num_processes=1 runs this"):
+        processes.connect(None, None, None)
+
+
 def test_a_lost_process_is_told_from_a_bug(monkeypatch):
     error = ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [::1]:9\nmore")
     assert processes.lost_process(error) == ""
