@@ -55,6 +55,8 @@ def test_an_unknown_rung_is_an_error_that_names_the_others():
         ("model.backbone.width", 4.5, "width=4.5: expected whole numbers"),
         ("model.backbone.bottleneck", "False", "bottleneck='False': expected True or False"),
         ("optimizer.grad_accum_steps", True, "grad_accum_steps=True: expected whole numbers"),
+        ("schedule.learning_rate", 1e-320, "learning_rate=1e-320: expected numbers in"),
+        ("optimizer.eps", 1e-300, "eps=1e-300: expected numbers in"),
         ("schedule.learning_rate", "1e-3", "learning_rate='1e-3': expected numbers"),
         ("loss.width", "10", "loss.width='10': expected numbers"),
         ("seed", None, "seed=None: expected whole numbers"),
