@@ -94,6 +94,7 @@ def _predict(given: argparse.Namespace) -> None:
         boxes=given.boxes,
         overlays=not given.no_overlays,
         upright=given.upright,
+        networks=(given.network, given.detector),
     )
     detect = None if given.boxes else load_detector(given.detector, given.threshold, given.side)
     cutoff, beta = given.smoothing

@@ -46,7 +46,7 @@ HOW_TO_FIND_MORE = (
 
 class Detections(NamedTuple):
     """Faces: boxes f32[n, 4], as WFLW's rectangles, and scores f32[n] in [0, 1], highest first; and
-    the side in pixels to look at for others, where one is so small that they may be missed, or 0."""
+    where one is so small that others may be missed, the side in pixels that shows more; else 0."""
 
     boxes: Float[ndarray, "n 4"]
     scores: Float[ndarray, " n"]

@@ -76,6 +76,8 @@ def read_metadata(session: Any, path: str | Path) -> dict[str, Any]:
     try:
         source, crop, lengths = metadata["input"], metadata["crop"], metadata["pixel_outputs"]
         size = source["size"]
+        if not (abs(crop["margin"]) <= 10_000 and 0 < crop["factor"] <= 100):
+            raise ValueError(f"factor={crop['factor']}, margin={crop['margin']}")
         crop_map(np.arange(4.0), size, **{name: crop[name] for name in _CROP})
         found = _run(session, source["name"], np.zeros((1, size, size, 3), np.float32))
         shapes = {name: found[name].shape for name in ("landmarks", *lengths)}

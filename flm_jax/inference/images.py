@@ -115,8 +115,13 @@ def predict_images(
 
 
 def say(text: str) -> None:
-    """Prints a line above the progress bar; file names need not be UTF-8."""
-    tqdm.write(text.encode(errors="backslashreplace").decode())
+    """Prints a line above the progress bar."""
+    tqdm.write(printable(text))
+
+
+def printable(text: str) -> str:
+    """The text in one line: file names need not be UTF-8, and may tell a terminal what to do."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _read(source: Input, predictor: LandmarkPredictor, detect: Detect | None, keep: bool) -> _Read:

@@ -101,8 +101,8 @@ def find_inputs(source: str, output: Path, *, videos: bool = True) -> list[Input
     Args:
         source: file, folder or glob, in which ** stands for any folders.
         output: the folder of the results, of which those of earlier runs are left out.
-        videos: whether folders and globs are searched for videos too; else an animated GIF in them is
-            an image.
+        videos: whether folders and globs are searched for videos too; else an animated GIF in
+            them is an image.
 
     Raises:
         InputError: there is nothing of that name, or nothing to read in it.
@@ -189,6 +189,11 @@ def find_boxed_images(source: str, boxes: str, upright: bool = False) -> list[In
     """The images below `source` that a file of boxes names, with their boxes, which are of the
     upright images or, as in WFLW's lists, of the stored ones. A detector saw upright ones."""
     source = str(_in_form_of_files(Path(), Path(source)))
+    if not os.path.exists(source):
+        raise InputError(
+            f"--input={source}: no such file or folder; --boxes={boxes} names images below a "
+            "folder, not a glob"
+        )
     found: dict[Input, list[tuple[int, ndarray]]] = {}
     images: dict[str, Input] = {}  # by the names in the file, of which two may mean one image
     for number, (name, box, is_detected) in enumerate(read_boxes(boxes)):

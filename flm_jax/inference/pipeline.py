@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flm_jax.errors import InputError
 from flm_jax.inference import inputs, outputs
 from flm_jax.inference.detector import Detect, framed
-from flm_jax.inference.images import predict_images, say
+from flm_jax.inference.images import predict_images, printable, say
 from flm_jax.inference.inputs import Input
 from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.inference.video import predict_video
@@ -26,7 +26,13 @@ class Job(NamedTuple):
 
 
 def plan(
-    source: str, folder: Path, *, boxes: str = "", overlays: bool = True, upright: bool = False
+    source: str,
+    folder: Path,
+    *,
+    boxes: str = "",
+    overlays: bool = True,
+    upright: bool = False,
+    networks: Sequence[str | Path] = (),
 ) -> Job:
     """Finds what an input names, before anything is computed.
 
@@ -36,6 +42,7 @@ def plan(
         boxes: a file of boxes; "image": each image is one face; "": a detector finds the faces.
         overlays: whether the faces are drawn, into `folder`/overlays.
         upright: whether the boxes of a file are of images turned as their EXIF orientation says.
+        networks: files that are read as well.
 
     Raises:
         InputError: the input or the boxes can't be used, or would be overwritten.
@@ -52,7 +59,8 @@ def plan(
             each._replace(overlay=folder / inputs.OVERLAYS / path)
             for each, path in zip(sources, _overlay_names(names), strict=True)
         ]
-    read = {os.path.realpath(path) for path in (boxes, *(each.path for each in sources)) if path}
+    paths = (boxes, *networks, *(each.path for each in sources))
+    read = {os.path.realpath(path) for path in paths if path}
     overlay_paths = [each.overlay for each in sources if each.overlay]
     for path in (folder / inputs.JSON, folder / inputs.CSV, *overlay_paths):
         if os.path.realpath(path) in read:
@@ -108,7 +116,7 @@ def run(
         sys.exit(128 + received[0])
     if problems:
         count = f"{len(problems)} images or boxes" if len(problems) > 1 else "one image or box"
-        raise InputError(f"{count} could not be used, the first: {problems[0]}")
+        raise InputError(f"{count} could not be used, the first: {printable(problems[0])}")
 
 
 def _predict_videos(

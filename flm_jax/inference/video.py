@@ -68,7 +68,7 @@ def predict_video(
 
     tracker = FaceTracker(detect, predict, predictor.margins, smoothing)
     entries: list[Entry] = []
-    name = re.sub("(?<=://)[^/@]*@", "", source.path)  # without a stream's password
+    name = _without_password(source.path)
     start = time.perf_counter()
 
     def follow(overlay: Path | None) -> None:
@@ -92,7 +92,7 @@ def predict_video(
         if writer is not None:
             writer.release()
         if not entries:
-            raise InputError(f"--input={source.path}: no frame of it can be read")
+            raise InputError(f"--input={name}: no frame of it can be read")
 
     if source.overlay is None:
         follow(None)
@@ -103,7 +103,7 @@ def predict_video(
     count = len(entries)
     per_second = (count - 1) / max(time.perf_counter() - start, 1e-9)
     say(
-        f"{source.path}: {count} frames, {per_second:.1f} a second; the detector ran on "
+        f"{name}: {count} frames, {per_second:.1f} a second; the detector ran on "
         f"{tracker.num_detections}"
     )
     if is_file and source.overlay is not None and _is_varying(entries, rate):
@@ -112,11 +112,15 @@ def predict_video(
             f"and the overlay shows {rate:g} a second"
         )
     if not any(entry.faces for entry in entries):
-        say(f"{source.path}: no face found; {HOW_TO_FIND_MORE}")
+        say(f"{name}: no face found; {HOW_TO_FIND_MORE}")
     if not received and count < expected - _MISCOUNTED:
         problem = f"{source.path}: ends after {count} of {expected} frames; those are written"
         return entries, [problem]
     return entries, []
+
+
+def _without_password(stream: str) -> str:
+    return re.sub("(?<=://)[^/@]*@", "", stream)
 
 
 def _open(source: str) -> tuple[cv2.VideoCapture, float, int]:
@@ -124,8 +128,8 @@ def _open(source: str) -> tuple[cv2.VideoCapture, float, int]:
     capture = inputs.open_video(source)
     if not capture.isOpened():
         raise InputError(
-            f"--input={source}: can't be opened as a video; the file may be cut off or of a format "
-            "that OpenCV does not know, or there is no such camera or stream"
+            f"--input={_without_password(source)}: can't be opened as a video; the file may be cut "
+            "off or of a format that OpenCV does not know, or there is no such camera or stream"
         )
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if 0 < rate <= _MAX_RATE else _DEFAULT_RATE
@@ -179,6 +183,6 @@ def _open_writer(source: Input, path: Path, rate: float, image: ndarray) -> cv2.
                 )
             return writer
     raise InputError(
-        f"{source.path}: OpenCV writes no mp4 with frames of {size[0]} x {size[1]} px; "
-        "--no-overlays (or the key predict.overlays) does without"
+        f"{_without_password(source.path)}: OpenCV writes no mp4 with frames of {size[0]} x "
+        f"{size[1]} px; --no-overlays (or the key predict.overlays) does without"
     )

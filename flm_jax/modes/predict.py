@@ -46,7 +46,14 @@ def run(
     is_exported = workdir.suffix == ".onnx"
     folder = Path(output or (workdir.parent if is_exported else workdir) / "predict")
     upright = config.data.exif_upright
-    job = pipeline.plan(input, folder, boxes=boxes, overlays=chosen.overlays, upright=upright)
+    job = pipeline.plan(
+        input,
+        folder,
+        boxes=boxes,
+        overlays=chosen.overlays,
+        upright=upright,
+        networks=(workdir, chosen.detector),
+    )
     detect = None if boxes else load_detector(chosen.detector, chosen.threshold, chosen.side)
     if is_exported:
         network = load_exported(workdir)

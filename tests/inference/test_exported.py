@@ -122,6 +122,13 @@ def test_a_network_of_something_else_is_refused(tmp_path):
         ({"input": '{"name": "images", "size": 100}'}, "do not describe its network: Invalid"),
         ({"crop": '{"box": "foo", "margin": 0, "factor": 1, "square": false}'}, "KeyError 'foo'"),
         ({"crop": '{"box": "rectangle"}'}, "KeyError 'margin'"),
+        *[
+            ({"crop": f'{{"box": "rectangle", "square": true, {numbers}}}'}, "ValueError factor=")
+            for numbers in (
+                *('"margin": 0, "factor": NaN', '"margin": 0, "factor": -1'),
+                '"margin": 1e308, "factor": 1',
+            )
+        ],
         ({"pixel_outputs": '["radius"]'}, "KeyError 'radius'"),
         ({"pixel_outputs": '["landmarks"]'}, "are not of 98 points"),
         ({"author": "me"}, None),

@@ -209,6 +209,8 @@ def test_names_may_hold_spaces_or_be_missing(tmp_path):
         np.testing.assert_array_equal([box for _, box in image.boxes], boxes[:, :4])
     with pytest.raises(InputError, match="names no image, so --input has to be one"):
         inputs.find_boxed_images(str(tmp_path), str(tmp_path / "boxes"))
+    with pytest.raises(InputError, match="no such file or folder; --boxes=.* not a glob"):
+        inputs.find_boxed_images(f"{tmp_path}/*.jpg", str(tmp_path / "boxes"))
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
@@ -230,6 +232,7 @@ def test_an_accent_may_be_a_character_of_its_own(tmp_path, monkeypatch, forms):
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "x/../../a.jpg", "..", "//x"])
 def test_no_name_leaves_the_input(tmp_path, name):
     (tmp_path / "boxes").write_text(f"1 2 3 4 {name}\n")
+    (tmp_path / "in").mkdir()
     with pytest.raises(InputError, match=f"'{name}' lies outside of --input="):
         inputs.find_boxed_images(str(tmp_path / "in"), str(tmp_path / "boxes"))
 

@@ -17,6 +17,7 @@ from PIL import Image
 from support.heads import drawn_landmarks
 
 from flm_jax import geometry
+from flm_jax.__main__ import main
 from flm_jax.data.wflw import RECTANGLE_MARGINS
 from flm_jax.drawing import video
 from flm_jax.errors import InputError
@@ -236,6 +237,16 @@ def test_file_names_need_not_be_utf8(predictor, tmp_path, capsys):
     assert b"\xff.png" in (tmp_path / "out/landmarks.csv").read_bytes()
 
 
+def test_a_file_name_tells_the_terminal_nothing(predictor, tmp_path, capsys):
+    write(tmp_path / "in/Zoé.png")
+    (tmp_path / "in/a\r\n\x1b[2J.png").write_bytes(b"hello")
+    with pytest.raises(InputError, match=r"a\\r\\n\\x1b\[2J.png: not an image") as error:
+        predict(predictor, tmp_path / "in", tmp_path / "Zoé")
+    lines = [str(error.value), *capsys.readouterr().out.splitlines()]
+    assert all(line.isprintable() for line in lines)
+    assert any("Zoé/landmarks.json: 1 faces" in line for line in lines)
+
+
 def test_two_passes_and_flips_are_averaged_in_image_pixels(predictor, tmp_path):
     write(tmp_path / "in/a.png", (SIDE, SIDE))
     write(tmp_path / "in/b.png", (2 * SIDE, 2 * SIDE))
@@ -290,6 +301,15 @@ def test_an_input_is_not_overwritten_through_a_link_to_its_folder(tmp_path):
     (tmp_path / "link").symlink_to("out")
     with pytest.raises(InputError, match="is read and would be overwritten"):
         pipeline.plan(str(path), tmp_path / "link", boxes="image")
+
+
+def test_a_network_is_not_overwritten(tmp_path):
+    given = [str(write(tmp_path / "a.png")), "--boxes=image", f"--output={tmp_path}"]
+    (tmp_path / "landmarks.csv").write_text("a network")
+    for flag in ("network", "detector"):
+        with pytest.raises(SystemExit, match="landmarks.csv: is read and would be overwritten"):
+            main([*given, f"--{flag}={tmp_path}/landmarks.csv"])
+    assert (tmp_path / "landmarks.csv").read_text() == "a network"
 
 
 def test_no_two_overlays_share_a_name(tmp_path):
@@ -456,6 +476,9 @@ def test_what_is_no_video_is_refused(predictor, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"hello")
     with pytest.raises(InputError, match="a.mp4: can't be opened as a video"):
         predict(predictor, tmp_path / "a.mp4", tmp_path, boxes="", detect=no_face)
+    stream = "tcp://me:secret@127.0.0.1:1/live"
+    with pytest.raises(InputError, match="--input=tcp://127.0.0.1:1/live: can't be opened"):
+        predict(predictor, stream, tmp_path, boxes="", detect=no_face)
     with pytest.raises(InputError, match="found by the detector"):
         pipeline.plan("0", tmp_path, boxes="image")
 
