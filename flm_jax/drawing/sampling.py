@@ -33,8 +33,8 @@ def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light
     ambient = rng.uniform(0.32, 0.7)
     # From a cold sky to a warm bulb.
     warm = rng.uniform(-20, 60)
-    colour = (255.0 + min(warm, 0), 255.0 - 0.35 * max(warm, 0), 255.0 - max(warm, 0))
-    light = Light((x, y, 1.0), ambient, (1.15 - ambient) * rng.uniform(0.8, 1.25), colour)
+    white = (255.0 + min(warm, 0), 255.0 - 0.35 * max(warm, 0), 255.0 - max(warm, 0))
+    light = Light((x, y, 1.0), ambient, (1.15 - ambient) * rng.uniform(0.8, 1.25), white)
     if rng.random() >= unusual_share:
         return dataclasses.replace(light, exposure=rng.uniform(0.9, 1.3))
     kind = rng.integers(5)

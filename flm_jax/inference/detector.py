@@ -39,8 +39,8 @@ _SIDE, _MAX_SIDE, _LARGEST, _FOUND = 640, 2560, 8192, 35
 
 # What to say where no face is found; by the flags of one program, and the other's config keys.
 HOW_TO_FIND_MORE = (
-    "a threshold of 0.3 (--threshold, or the key predict.threshold) accepts fainter ones, a side "
-    "of 2560 (--side, or predict.side) smaller ones"
+    "a lower --threshold (or key predict.threshold) accepts fainter ones, a larger --side in "
+    "pixels (or predict.side) smaller ones"
 )
 
 
