@@ -194,7 +194,7 @@ def test_where_no_face_is_found_it_is_said_how_to_find_more(predictor, clip, tmp
         predict(predictor, source, tmp_path / "out", boxes="", detect=no_face)
         told = capsys.readouterr().out
         assert f"{source}: no face found; " in told
-        assert "a side of 2560 (--side, or predict.side) smaller ones" in told
+        assert "a larger --side in pixels (or predict.side) smaller ones" in told
 
 
 def test_small_faces_are_told_of_once_at_the_end(predictor, tmp_path, capsys):
