@@ -124,7 +124,7 @@ def _arrange(rng: np.random.Generator, heads: list[Head]) -> tuple[ndarray, list
     """The picture's size (width, height) and where the tiles' top-left pixels lie in it."""
     low = [head.landmarks.min(0) for head in heads]
     sizes = np.array([np.ptp(head.landmarks, axis=0) for head in heads])
-    # A head with its hair is up to 1.5 times as wide as its landmarks.
+    # A head with its hair is mostly less than 1.6 times as wide as its landmarks.
     slots = sizes[:, 0] * np.maximum(rng.uniform(1.5, 3.6 if len(heads) == 1 else 1.9), 1.5)
     height = sizes[:, 1].max() * rng.uniform(1.7, 3.2)
     total = np.minimum(np.ceil([slots.sum(), height]), _MAX_SIDE).astype(int)

@@ -114,7 +114,7 @@ def predict_video(
     if not any(entry.faces for entry in entries):
         say(f"{name}: no face found; {HOW_TO_FIND_MORE}")
     if not received and count < expected - _MISCOUNTED:
-        problem = f"{source.path}: ends after {count} of {expected} frames; those are written"
+        problem = f"{name}: ends after {count} of {expected} frames; those are written"
         return entries, [problem]
     return entries, []
 
