@@ -56,8 +56,12 @@ def _paint_skin(painter: Painter) -> None:
     tint(flush, 0.35 + 0.2 * p.blush, 0.55, 0.45, 0.22, 0.22)
     tint(flush, 0.3, 0, p.nose_length, 0.2, 0.13)
     tint((205, 60, 80), 0.6 * p.blush, 0.62, 0.4, 0.2, 0.14)
-    tint(shade(p.skin, 0.62), 0.35, p.eye_x * 0.85, 0.0, 0.3, 0.16)
+    tint(shade(p.skin, 0.62), p.sockets, p.eye_x * 0.85, 0.02, 0.3, 0.16)
+    tint(shade(p.skin, 0.62), 1.4 * p.sockets, p.eye_x, 0.11, 0.22, 0.07)
+    tint(shade(p.skin, 0.62), 0.8 * p.sockets, p.eye_x - p.eye_width, -0.02, 0.1, 0.14)
+    tint(shade(p.skin, 1.25), 0.5, 0, p.nose_length - 0.05, 0.09, 0.1)
     tint(shade(p.skin, 0.55), 0.4, 0, marks[85, 1] + 0.12, 0.2, 0.06)
+    tint(shade(p.skin, 0.62), 0.3, 0, painter.surface.bottom - 0.1, 0.4, 0.2)
     if p.eye_shadow:
         tint(p.shadow_colour, p.eye_shadow, p.eye_x + 0.04, -0.1, 0.25, 0.11)
     if p.beard:
@@ -68,12 +72,15 @@ def _paint_skin(painter: Painter) -> None:
     level = np.sqrt(1 - sine**2)
     jaw = jaw_plane(p, level * np.sin(longitude))
     behind = jaw / np.hypot(1, jaw) - level * np.cos(longitude)
-    under = np.clip(behind / 0.12, 0, 1) * np.clip((y - 0.4) / 0.3, 0, 1)
+    under = np.clip(behind / 0.16 - 0.4, 0, 1) * np.clip((y - 0.4) / 0.3, 0, 1)
     skin *= 1 - 0.55 * p.chin_shadow * under[..., None]
     skin *= 1 - 0.35 * np.clip(1 + (hairline(p, longitude) - y) / 0.12, 0, 1)[..., None]
     # Skin is smooth: half of the grid's resolution is enough.
     half = painter.shape[1] // 2, painter.shape[0] // 2
     skin = cv2.resize(skin.astype(np.float32), half)
+    if p.beard > 0.5 and p.texture:
+        strands = 0.25 * painter.noise((half[1] // 8, half[0] // 3), half)
+        skin *= 1 + (strands * cv2.resize(area.astype(np.float32), half))[..., None]
     if p.texture:
         mottle = painter.noise((20, 26), half) * 0.03
         mottle += painter.noise((half[1] // 3, half[0] // 3), half) * 0.025
@@ -102,11 +109,11 @@ def _paint_nose(painter: Painter) -> None:
     p, marks = painter.surface.p, painter.surface.landmarks
     dark, force = shade(p.skin, 0.55), p.line_strength
     below = disc((0, p.nose_length + 0.13), p.nose_width * 0.9, 0.05)
-    painter.fill(below, dark, 0.35 * force, 0.03)
-    painter.line(spline(marks[55:60]), dark, 0.025, 0.55 * force, 0.008)
+    painter.fill(below, dark, 0.15 * force, 0.03)
+    painter.line(spline(marks[55:60]), dark, 0.025, 0.3 * force, 0.008)
     for side in (-1, 1):
-        nostril = disc((side * p.nose_width * 0.5, p.nose_length + 0.075), 0.06, 0.028)
-        painter.fill(nostril, shade(p.skin, 0.28), 0.95 * force, 0.006)
+        nostril = disc((side * p.nose_width * 0.5, p.nose_length + 0.068), 0.06, 0.026)
+        painter.fill(nostril, shade(p.skin, 0.28), 0.75 * force, 0.008)
         wing = np.array([[0.9, -0.1], [1.12, -0.04], [1.15, 0.03], [1.0, 0.07]])
         wing = wing * [side * p.nose_width, 1] + [0, p.nose_length]
         painter.line(spline(wing), dark, 0.025, 0.6 * force, 0.01)
@@ -120,14 +127,14 @@ def _paint_nose(painter: Painter) -> None:
 def _paint_eye(painter: Painter, side: int) -> None:
     p, marks = painter.surface.p, painter.surface.landmarks
     upper, lower = spline(marks[_UPPER_LIDS[side]]), spline(marks[_LOWER_LIDS[side]])
-    eye, pupil = np.vstack([upper, lower]), marks[96 + side]
+    eye, pupil = np.vstack([upper, lower]), marks[96 + side] + [0, 0.006]
     dark = mix(shade(p.skin, 0.3), (25, 18, 16), 0.6)
     # The box that holds all that is painted of the eye.
     cells = painter.grid(pupil + np.array([[-0.3, -0.3], [0.3, 0.3]]))
     (left, top), (right, bottom) = np.clip(cells, 0, painter.shape[::-1]).astype(int)
     box = np.s_[top:bottom, left:right]
     skin = painter.colour[box].copy()
-    painter.fill(eye, (242, 238, 234))
+    painter.fill(eye, shade((242, 238, 234), p.eye_white))
     radius = 0.47 * p.eye_width
     iris = [(1, shade(p.iris, 0.55)), (0.84, p.iris), (0.6, shade(p.iris, 1.2))]
     painter.rings(pupil, radius, [*iris, (0.44, (10, 8, 8))])
@@ -138,22 +145,29 @@ def _paint_eye(painter: Painter, side: int) -> None:
     alpha = mask[..., None].astype(np.float32) / 255
     painter.colour[box] = skin + alpha * (painter.colour[box] - skin.astype(np.float32))
     lash = 0.045 if p.made_up else 0.032
-    painter.line(upper, dark, lash, 0.95)
-    painter.line(lower, dark, 0.014, 0.5 if p.made_up else 0.35)
+    painter.line(upper + np.array([0, 0.013]), dark, lash, 0.95)
+    painter.line(lower + np.array([0, 0.006]), dark, 0.014, 0.5 if p.made_up else 0.35)
     crease = upper * [1, 0.8] - [0, 0.055 + 0.02 * p.eyes_open]
     painter.line(crease, shade(p.skin, 0.55), 0.02, 0.55 * p.line_strength, 0.006)
     glint = pupil - 0.03
     if p.eyes_open > 0.6:
-        painter.fill(disc(glint, 0.018, 0.018), (255, 255, 255), 0.9)
+        painter.fill(disc(glint, 0.018, 0.018), (255, 255, 255), p.glint)
 
 
 def _paint_brow(painter: Painter, side: int) -> None:
     p, marks = painter.surface.p, painter.surface.landmarks
-    curve = outline(marks, *_BROWS[side])
+    # Annotators put their points on the outer side of the hair.
+    ink = marks.copy()
+    upper, lower = _BROWS[side]
+    tail = upper[-1:0:-1] if side else upper  # from its end inwards
+    ink[upper, 1] += 0.016
+    ink[lower[:4], 1] -= 0.006
+    ink[tail[:2]] += [0.012 * (2 * side - 1), 0.028]
+    curve = outline(ink, *_BROWS[side])
     colour = mix(p.hair_colour, (30, 22, 18), 0.35)
     painter.fill(curve, colour, p.brow_strength, 0.008)
     if p.texture:
-        upper, lower = (marks[chain] for chain in _BROWS[side])
+        upper, lower = ink[upper], ink[lower]
         share = painter.rng.uniform(0, 1, (14, 1))
         start = spline(upper)[painter.rng.integers(0, 20, 14)]
         end = start + [0.05 * (2 * side - 1), 0.0] + share * (lower.mean(0) - upper.mean(0))
@@ -165,7 +179,7 @@ def _paint_mouth(painter: Painter) -> None:
     lips, inner = outline(marks, *_OUTER_LIP), outline(marks, *_INNER_LIP)
     painter.fill(lips, p.lip_colour, 1.0 if p.lipstick else 0.85, 0.004)
     upper = np.vstack([spline(marks[76:83]), spline(marks[[92, 91, 90, 89, 88]])])
-    painter.fill(upper, shade(p.lip_colour, 0.75), 0.6)
+    painter.fill(upper, shade(p.lip_colour, 0.7), 0.75)
     shine = marks[85] * [1, 0.5] + marks[94] * [0, 0.5]
     painter.fill(
         disc(shine, p.mouth_width * 0.3, 0.02), mix(p.lip_colour, (255,) * 3, 0.5), 0.5, 0.02
@@ -193,7 +207,7 @@ def _paint_open_mouth(painter: Painter, inner: ndarray, gap: float) -> None:
     if gap > 0.2 and rng.random() < 0.6:
         rows.append((marks[[88, 95, 94, 93, 92]], -1, 0.07))
     for lip, down, height in rows:
-        edge = spline(lip) * [0.86, 1]
+        edge = spline(lip) * [0.86, 1] + [0, 0.015 * down]  # in the lip's shadow
         depth = down * height * (1 - (np.linspace(-1, 1, len(edge)) ** 2) ** 2)
         painter.fill(np.vstack([edge, (edge + np.stack([0 * depth, depth], 1))[::-1]]), tooth)
     painter.line(spline(marks[[92, 93, 94, 95, 88]]), shade(p.lip_colour, 0.8), 0.02)

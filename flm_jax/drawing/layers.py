@@ -55,6 +55,11 @@ def head_layer(painter: Painter, turn: ndarray, shape: tuple[int, int]) -> Layer
     thickness = np.maximum(thickness, 0.03) * hair_amount(p, longitude, sine, 0.3)
     # Samples would spread too far apart on a steep step.
     thickness = cv2.GaussianBlur(thickness, (0, 0), 3.0)
+    if p.beard > 0.5 and p.beard_kind == "full":
+        grown = np.clip((points[..., 1] - p.mouth_y) / 0.5, 0, 1) * np.clip(
+            2 * np.cos(longitude), 0, 1
+        )
+        thickness = thickness + p.beard_length * cv2.GaussianBlur(grown, (0, 0), 1.5)
     if p.headwear != "none" or p.scarf:
         worn = headwear.thickness(p, longitude, points[..., 1])
         thickness = np.maximum(thickness, cv2.GaussianBlur(worn, (0, 0), 1.5))
@@ -99,7 +104,7 @@ def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
     points[..., 2] -= 1.2 * max(0.0, -np.sin(np.radians(p.pitch))) * np.minimum(2 * t, 1)
     down = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None, None]
     # The chin keeps the light off the neck.
-    shade = 1 - p.chin_shadow * (1 - 0.9 * np.clip((down - 0.45) / 0.5, 0, 1))
+    shade = 1 - p.chin_shadow * (1 - 0.9 * np.clip((down - 0.7) / 0.5, 0, 1))
     colour = shade * np.array(p.skin, np.float32) * np.ones((1, shape[1], 1), np.float32)
     if p.beard and p.beard_kind == "full":
         amount = p.beard * np.clip(1 - 2.5 * down, 0, 1)

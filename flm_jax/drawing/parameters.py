@@ -73,6 +73,9 @@ class HeadParameters:
     iris: Colour = (96.0, 66.0, 40.0)
     hair_colour: Colour = (70.0, 48.0, 34.0)
     brow_strength: Number = 0.85
+    eye_white: Number = 0.85  # its brightness: lids and lashes shade it
+    glint: Number = 0.5  # strength of the light's reflection in the eyes
+    sockets: Number = 0.42  # how dark the skin around the eyes is
     hair: str = "short"  # bald, ring, short, fringe, long
     hairline: Number = -0.85
     part: Number = 0.0  # the hair is swept: lower on the right where positive
@@ -83,6 +86,7 @@ class HeadParameters:
     curl: Number = 0.0  # 0 straight, 1 in locks that stand out
     beard: Number = 0.0  # 0 none, about 0.3 a shadow, 0.9 full
     beard_kind: str = "full"  # full, goatee, moustache
+    beard_length: Number = 0.0  # how far a full beard stands off below the mouth
     wrinkles: Number = 0.0
     strands: int = 0  # of hair across the face
     blush: Number = 0.0

@@ -67,7 +67,8 @@ def _light_up(layer: Layer, light: Light) -> tuple[ndarray, ndarray, ndarray]:
     halfway = (lamp + np.array([0, 0, 1], np.float32)) / np.linalg.norm(
         lamp + np.array([0, 0, 1], np.float32)
     )
-    brightness = light.ambient * (0.85 - 0.15 * normal[..., 1])
+    # What looks aside sees less light than what looks at the camera.
+    brightness = light.ambient * (0.72 + 0.2 * np.abs(normal[..., 2]) - 0.15 * normal[..., 1])
     brightness = brightness + light.diffuse * np.maximum(normal @ lamp, 0)
     shine = 255 * layer.shine * light.diffuse * np.maximum(normal @ halfway, 0) ** 18
     return facing, brightness.astype(np.float32), shine.astype(np.float32)

@@ -103,7 +103,7 @@ def _sample_shape(rng: np.random.Generator) -> dict[str, Any]:
     # A child's eyes are larger, its nose and chin shorter, its brows thinner.
     child = rng.uniform(0.3, 1) if rng.random() < 0.08 else -0.05
     return {
-        "crown": around(1.56, 0.08), "chin": around(1.61 - 0.12 * child, 0.085),
+        "crown": around(1.56, 0.08), "chin": around(1.595 - 0.12 * child, 0.085),
         "jaw": around(2.24, 0.2), "breadth": around(1.015, 0.07),
         "eye_x": around(0.44 + 0.01 * child, 0.02), "eye_width": around(0.202, 0.019),
         "eye_height": around(0.087 + 0.02 * child, 0.014), "eye_tilt": around(0.054, 0.09),
@@ -153,7 +153,7 @@ def _sample_neck(rng: np.random.Generator, female: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "neck": float(np.clip(rng.normal(0.6 if female else 0.7, 0.09), 0.48, 0.9)),
         "throat": max(0.0, rng.normal(0.02, 0.12)),
-        "chin_shadow": rng.uniform(0.0, 0.65),
+        "chin_shadow": rng.uniform(0.1, 0.8),
     }
     cloth = np.array([235, 235, 235]) if rng.random() < 0.25 else rng.uniform(15, 130)
     if rng.random() < 0.5:
@@ -224,10 +224,12 @@ def sample_head(rng: np.random.Generator, light: Light | None = None) -> HeadPar
         hair_length=rng.uniform(0.9, 2.3),
         hair_sides=rng.uniform(0, 0.9) if hair == "long" and rng.random() < 0.2 else 0.0,
         curl=rng.uniform(0.2, 1) if rng.random() < 0.45 else 0.0,
-        brow_strength=rng.uniform(0.2, 0.95),
+        brow_strength=rng.uniform(0.3, 1.0),
+        eye_white=rng.uniform(0.6, 1.0), glint=rng.uniform(0, 0.9), sockets=rng.uniform(0.25, 0.65),
         line_strength=rng.uniform(0.4, 1.2), shine=rng.uniform(0.02, 0.4),
         beard=rng.choice([rng.uniform(0.15, 0.4), rng.uniform(0.75, 0.95)]) if bearded else 0.0,
         beard_kind=str(rng.choice(["full", "goatee", "moustache"], p=[0.6, 0.2, 0.2])),
+        beard_length=rng.uniform(0.0, 0.4) if rng.random() < 0.4 else 0.0,
         shadow_colour=tuple(rng.uniform([40, 20, 60], [160, 110, 200])),
         texture=rng.uniform(0.7, 1.9),
         freckles=int(rng.choice([0, 30], p=[0.85, 0.15])), seed=int(rng.integers(2**31)),

@@ -225,7 +225,8 @@ def landmarks_in_space(surface: Surface, turn: Float[ndarray, "3 3"]) -> Float[n
     """The landmarks in the viewer's frame."""
     points = surface.lift(surface.landmarks)
     longitude, sine = surface.contour
-    points[:33] = surface.raise_relief(surface.base(longitude, sine), longitude)
+    # Annotators put their points on the outer side of the edge.
+    points[:33] = surface.raise_relief(surface.base(longitude, sine), longitude) * [1.01, 1.01, 1]
     return points @ turn.T
 
 
