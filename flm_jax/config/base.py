@@ -97,6 +97,8 @@ def base_config() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.split = "test"  # or train, validation, or a subset list: largepose, blur, ...
     config.evaluate.checkpoint = "best"  # or last, or a step
+    # Work folders whose weights are averaged with this one's, in evaluate, predict and export.
+    config.evaluate.average_with = ()
     # Beside the rectangle without test-time augmentation, which evaluation.json starts with:
     config.evaluate.boxes = ()  # of "rectangle" and "landmarks", each with and without tta
     config.evaluate.tta = ConfigDict()

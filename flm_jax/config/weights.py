@@ -39,14 +39,28 @@ class Weights(NamedTuple):
 def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) -> Weights:
     """The weights of a checkpoint, on all devices; of a newer one where a training replaces it.
 
+    With `evaluate.average_with` they are the mean of this run's and those runs'. Wortsman et al.,
+    "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+    increasing inference time", ICML 2022: it takes runs that started from the same weights.
+
     Args:
         workdir: where the training wrote.
-        which: best (by validation loss), last or a step.
+        which: best (by validation loss), last or a step, of every run.
         config: what they have to fit; None: what they were trained with.
 
     Raises:
         InputError: there is no such checkpoint, it does not fit, or it is damaged.
     """
+    weights = _load_run(workdir, which, config)
+    others = config.evaluate.average_with if config else ()
+    if not others:
+        return weights
+    runs = [_load_run(Path(other).expanduser(), which, config).variables for other in others]
+    mean = jax.tree.map(lambda *arrays: sum(arrays) / len(arrays), weights.variables, *runs)
+    return weights._replace(variables=mean)
+
+
+def _load_run(workdir, which, config):
     while True:
         with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:
             step = checkpoints.find(which)

@@ -96,6 +96,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "split": config.evaluate.split,
         "box": "rectangle",
         "step": step,
+        "average_with": config.evaluate.average_with,
         "num_unreadable": num_unreadable,
         **summarise(plain.landmarks, targets, boxes),
         **details(plain.landmarks, targets),

@@ -2,6 +2,7 @@ import dataclasses
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from support.networks import change, load_evaluation, make_config, make_state, save_state
@@ -298,3 +299,29 @@ def test_a_checkpoint_that_a_training_replaces_meanwhile_is_done_without(
     monkeypatch.setattr(SavedCheckpoints, "restore_weights", replaced)
     assert load_weights(tmp_path, "best").step == 7
     assert load_weights(tmp_path, "last").step == 7
+
+
+def test_weights_are_the_mean_of_all_runs_that_are_to_be_averaged(faces_root, tmp_path):
+    config = make_config(faces_root)
+    _, state = make_state(config)
+    for i, run in enumerate(("a", "b", "c")):
+        scaled = jax.tree.map(lambda array, i=i: array * (1 + i), state.variables)
+        save_state(tmp_path / run, config, dataclasses.replace(state, **scaled))
+    others = (str(tmp_path / "b"), str(tmp_path / "c"))
+    averaged = change(config, "evaluate.average_with", others)
+    found = load_weights(tmp_path / "a", "best", averaged).variables
+    jax.tree.map(
+        lambda array, start: np.testing.assert_allclose(array, 2 * start, rtol=1e-6),
+        found,
+        state.variables,
+    )
+
+
+def test_a_run_of_another_network_is_not_averaged(faces_root, tmp_path):
+    config = make_config(faces_root)
+    other = change(config, "data.image_size", 48)
+    for run, trained in (("a", config), ("b", other)):
+        save_state(tmp_path / run, trained, make_state(trained)[1])
+    averaged = change(config, "evaluate.average_with", (str(tmp_path / "b"),))
+    with pytest.raises(InputError, match=r"image_size"):
+        load_weights(tmp_path / "a", "best", averaged)
