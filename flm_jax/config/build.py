@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from numpy import ndarray
 
@@ -239,9 +240,10 @@ def build_model(config: ConfigDict, *, folded: bool = False) -> LandmarkRegresso
 def starting_values(
     config: ConfigDict, model: LandmarkRegressor, records: Sequence[wflw.Record]
 ) -> dict[str, Any]:
-    """The variables that do not start at random: a pretrained backbone, and the head's bias at the
-    mean shape of the training faces, `records`."""
+    """The variables that do not start at random: a pretrained backbone, the head's bias at the mean
+    shape of the training faces, `records`, and over that what the pretrained file has of it."""
     given: dict[str, Any] = {}
+    head: dict[str, Any] = {}
     if config.model.pretrained:
         path = config.model.pretrained
         tensors = weights_io.read_tensors(pretrained.DRAWN if path == "drawn" else path)
@@ -252,12 +254,16 @@ def starting_values(
             {name: shapes[name]["backbone"] for name in parts}, tensors, backbone.torch_name
         )
         given = {name: {"backbone": loaded[name]} for name in parts}
+        head = pretrained.load_head(shapes["params"]["head"], tensors)
     if config.model.mean_shape:
         boxes = np.stack([face_box(record, config.data.box) for record in records])
         maps = crop_map(boxes, HEAD_SIZE, **config.data.crop)
         points = np.stack([record.landmarks for record in records])
         shape = geometry.apply(maps, points).mean(axis=0)
-        given.setdefault("params", {})["head"] = model.head.start_at(shape)
+        start = flatten_dict(dict(model.head.start_at(shape)))
+        head = unflatten_dict({**start, **flatten_dict(head)})
+    if head:
+        given.setdefault("params", {})["head"] = head
     return given
 
 

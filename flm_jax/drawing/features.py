@@ -52,16 +52,18 @@ def _paint_skin(painter: Painter) -> None:
         alpha = opacity * np.exp(-(((x - cx) / sx) ** 2) - ((y - cy) / sy) ** 2) * front
         skin[:] += alpha[..., None] * (np.array(colour, np.float32) - skin)
 
-    flush = mix(p.skin, (200, 70, 60), 0.5)
+    flush, dim = mix(p.skin, (200, 70, 60), 0.5), shade(p.skin, 0.62)
     tint(flush, 0.35 + 0.2 * p.blush, 0.55, 0.45, 0.22, 0.22)
     tint(flush, 0.3, 0, p.nose_length, 0.2, 0.13)
     tint((205, 60, 80), 0.6 * p.blush, 0.62, 0.4, 0.2, 0.14)
-    tint(shade(p.skin, 0.62), p.sockets, p.eye_x * 0.85, 0.02, 0.3, 0.16)
-    tint(shade(p.skin, 0.62), 1.4 * p.sockets, p.eye_x, 0.11, 0.22, 0.07)
-    tint(shade(p.skin, 0.62), 0.8 * p.sockets, p.eye_x - p.eye_width, -0.02, 0.1, 0.14)
+    # Around the eyes, under them, and beside the nose's root.
+    tint(dim, p.sockets, p.eye_x * 0.85, 0.02, 0.3, 0.16)
+    tint(dim, 1.4 * p.sockets, p.eye_x, 0.11, 0.22, 0.07)
+    tint(dim, 0.8 * p.sockets, p.eye_x - p.eye_width, -0.02, 0.1, 0.14)
     tint(shade(p.skin, 1.25), 0.5, 0, p.nose_length - 0.05, 0.09, 0.1)
+    # Under the lips, and the chin.
     tint(shade(p.skin, 0.55), 0.4, 0, marks[85, 1] + 0.12, 0.2, 0.06)
-    tint(shade(p.skin, 0.62), 0.3, 0, painter.surface.bottom - 0.1, 0.4, 0.2)
+    tint(dim, 0.3, 0, painter.surface.bottom - 0.1, 0.4, 0.2)
     if p.eye_shadow:
         tint(p.shadow_colour, p.eye_shadow, p.eye_x + 0.04, -0.1, 0.25, 0.11)
     if p.beard:
@@ -156,21 +158,22 @@ def _paint_eye(painter: Painter, side: int) -> None:
 
 def _paint_brow(painter: Painter, side: int) -> None:
     p, marks = painter.surface.p, painter.surface.landmarks
-    # Annotators put their points on the outer side of the hair.
-    ink = marks.copy()
     upper, lower = _BROWS[side]
-    tail = upper[-1:0:-1] if side else upper  # from its end inwards
+    below = [i for i in lower if i not in upper]
+    tail = upper[3:] if side else upper[:2]
+    # Annotators put their points on the outer side of the hair, and short of its end.
+    ink = marks.copy()
     ink[upper, 1] += 0.016
-    ink[lower[:4], 1] -= 0.006
-    ink[tail[:2]] += [0.012 * (2 * side - 1), 0.028]
+    ink[below, 1] -= 0.006
+    ink[tail] += [0.012 * (2 * side - 1), 0.028]
     curve = outline(ink, *_BROWS[side])
     colour = mix(p.hair_colour, (30, 22, 18), 0.35)
     painter.fill(curve, colour, p.brow_strength, 0.008)
     if p.texture:
-        upper, lower = ink[upper], ink[lower]
         share = painter.rng.uniform(0, 1, (14, 1))
-        start = spline(upper)[painter.rng.integers(0, 20, 14)]
-        end = start + [0.05 * (2 * side - 1), 0.0] + share * (lower.mean(0) - upper.mean(0))
+        start = spline(ink[upper])[painter.rng.integers(0, 20, 14)]
+        down = ink[lower].mean(0) - ink[upper].mean(0)
+        end = start + [0.05 * (2 * side - 1), 0.0] + share * down
         painter.strokes(start, end, mix(shade(colour, 0.7), p.skin, 0.2), 0.012)
 
 

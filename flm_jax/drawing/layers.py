@@ -56,9 +56,8 @@ def head_layer(painter: Painter, turn: ndarray, shape: tuple[int, int]) -> Layer
     # Samples would spread too far apart on a steep step.
     thickness = cv2.GaussianBlur(thickness, (0, 0), 3.0)
     if p.beard > 0.5 and p.beard_kind == "full":
-        grown = np.clip((points[..., 1] - p.mouth_y) / 0.5, 0, 1) * np.clip(
-            2 * np.cos(longitude), 0, 1
-        )
+        grown = np.clip((points[..., 1] - p.mouth_y) / 0.5, 0, 1)
+        grown = grown * np.clip(2 * np.cos(longitude), 0, 1)
         thickness = thickness + p.beard_length * cv2.GaussianBlur(grown, (0, 0), 1.5)
     if p.headwear != "none" or p.scarf:
         worn = headwear.thickness(p, longitude, points[..., 1])

@@ -1,4 +1,4 @@
-"""Trained backbones by the names and layouts of PyTorch, as Flax variables and back.
+"""Trained networks as named tensors and back: backbones as PyTorch has them, heads as Flax has.
 
 `weights_io` reads and writes the files that hold them.
 """
@@ -10,18 +10,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy import ndarray
 
 from flm_jax.errors import InputError
 
-# Tensors that this network does not use: the classifier and batch norm's step counter.
-_UNUSED = re.compile(r"fc\.(weight|bias)|.*\.num_batches_tracked")
+_HEAD = "head."
+
+# Tensors that a backbone does not use: a head, the classifier and batch norm's step counter.
+_UNUSED = re.compile(r"head\..*|fc\.(weight|bias)|.*\.num_batches_tracked")
 
 # Kernels: height, width, in, out here; out, in, height, width there.
 _TO_TORCH, _FROM_TORCH = (3, 2, 0, 1), (2, 3, 1, 0)
 
-# The backbone of the network that comes with the package: `model.pretrained=drawn`.
-DRAWN = Path(__file__).parent.parent / "weights/backbone.safetensors"
+# The network that comes with the package: `model.pretrained=drawn`.
+DRAWN = Path(__file__).parent.parent / "weights/landmarks.safetensors"
 
 
 def name_tensors(
@@ -86,3 +89,41 @@ def load_backbone(
             f"{', '.join(left[:8])}"
         )
     return loaded
+
+
+def name_head(params: Mapping[str, Any]) -> dict[str, ndarray]:
+    """What `load_head` reads, with kernels in half precision.
+
+    Args:
+        params: the head's.
+    """
+    return {
+        _HEAD + name: np.asarray(leaf, np.float16 if np.ndim(leaf) > 1 else np.float32)
+        for name, leaf in flatten_dict(dict(params), sep=".").items()
+    }
+
+
+def load_head(params: Mapping[str, Any], tensors: Mapping[str, ndarray]) -> dict[str, Any]:
+    """Those of a head's parameters that are among the tensors by name and shape.
+
+    Another head, and outputs that the trained one did not have, are left out.
+
+    Args:
+        params: the head's, arrays or their shapes.
+        tensors: of a network, by name.
+
+    Returns:
+        A part of the same tree, of NumPy arrays in float32.
+
+    Raises:
+        InputError: a tensor holds numbers that are not finite.
+    """
+    found = {}
+    for name, leaf in flatten_dict(dict(params), sep=".").items():
+        values = tensors.get(_HEAD + name)
+        if values is None or values.shape != leaf.shape:
+            continue
+        if not np.isfinite(values).all():
+            raise InputError(f"model.pretrained: '{_HEAD}{name}' holds numbers that are not finite")
+        found[name] = np.asarray(values, np.float32)
+    return unflatten_dict(found, sep=".")

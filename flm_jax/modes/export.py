@@ -44,7 +44,7 @@ CONFIG_OF_WEIGHTS = True
 # landmarks. What rounding the kernels to half precision costs is reported instead.
 _TOLERANCE = 0.01
 _SINGLE, _HALF, _JAX = "landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax"
-_BACKBONE = "backbone.safetensors"  # for other trainings to start from: model.pretrained
+_WEIGHTS = "landmarks.safetensors"  # for other trainings to start from: model.pretrained
 
 _DRAWN_FACES = 32  # where the evaluated faces are not at hand
 
@@ -70,7 +70,7 @@ class _Faces(NamedTuple):
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Writes <workdir>/export: landmarks.onnx, landmarks_fp16.onnx, landmarks.jax, landmarks.json,
-    which describes them, backbone.safetensors, for other trainings to start from, and the folder
+    which describes them, landmarks.safetensors, for other trainings to start from, and the folder
     browser, for any static server.
 
     The weights are those of `evaluate.checkpoint`. Nothing is written unless the files agree with
@@ -126,7 +126,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     files = {name: onnx.to_bytes(model, metadata) for name, model in models.items()}
     backbone = {name: part["backbone"] for name, part in variables.items() if "backbone" in part}
     tensors = pretrained.name_tensors(jax.device_get(backbone), trained.backbone.torch_name)
-    files |= {_BACKBONE: weights_io.to_safetensors(tensors)}
+    tensors |= pretrained.name_head(jax.device_get(variables["params"]["head"]))
+    files |= {_WEIGHTS: weights_io.to_safetensors(tensors)}
     files |= {_JAX: serialised, "landmarks.json": (json.dumps(metadata, indent=2) + "\n").encode()}
     page = page_files(files[_HALF], metadata)
     files |= {f"browser/{name}": content for name, content in page.items()}
@@ -223,7 +224,8 @@ def _evaluation(config: ConfigDict, workdir: Path, step: int) -> dict[str, Any] 
     path = workdir / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         figures = json.loads(read_regular(path))
-        if figures["step"] == step:
+        averaged = list(config.evaluate.average_with)
+        if figures["step"] == step and figures.get("average_with", []) == averaged:
             return figures
     print(f"{path}: no figures of step {step} there; --mode evaluate before this one adds them")
     return None

@@ -9,6 +9,7 @@ from support.networks import change, safetensors_bytes, torch_tensors
 from configs import wflw_resnet50
 from flm_jax.config import build, schema
 from flm_jax.errors import InputError
+from flm_jax.models import pretrained, weights_io
 from flm_jax.training.state import create_train_state
 
 
@@ -149,6 +150,39 @@ def test_a_pretrained_backbone_is_where_training_starts(config, train_records, t
     np.testing.assert_array_equal(
         state.params["backbone"]["conv1"]["kernel"], given["params"]["backbone"]["conv1"]["kernel"]
     )
+
+
+@pytest.mark.parametrize("mean_shape", [False, True])
+def test_a_pretrained_head_is_where_training_starts_as_far_as_it_fits(
+    config, train_records, tmp_path, mean_shape
+):
+    config.model.backbone.update({"stage_sizes": (1,), "width": 4})
+    config.data.image_size = 32
+    model = build.build_model(config)
+    trained = jax.jit(partial(model.init, train=False))(
+        jax.random.key(1), jnp.zeros((1, 32, 32, 3))
+    )
+    backbone = {name: trained[name]["backbone"] for name in ("params", "batch_stats")}
+    tensors = pretrained.name_tensors(backbone, model.backbone.torch_name)
+    tensors |= pretrained.name_head(trained["params"]["head"])
+    config.model.pretrained = str(tmp_path / "weights.safetensors")
+    (tmp_path / "weights.safetensors").write_bytes(weights_io.to_safetensors(tensors))
+    config.model.mean_shape = mean_shape
+
+    def head():
+        return build.starting_values(config, build.build_model(config), train_records)[
+            "params"
+        ].get("head", {})
+
+    expected = trained["params"]["head"]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), head(), expected)
+    config.model.head.visibility = 1.0  # which the file has not
+    assert head().keys() == {"points"}
+    config.model.head.name = "anchors"
+    if mean_shape:
+        assert {name: list(part) for name, part in head().items()} == {"offsets": ["bias"]}
+    else:
+        assert not head()
 
 
 def test_pretrained_weights_that_are_not_there_are_named(config, train_records):

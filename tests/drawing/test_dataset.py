@@ -477,6 +477,31 @@ def test_an_open_mouth_is_dark_inside_and_brows_darker_than_skin():
         assert grey[_inside(grey.shape, marks[brow])].mean() < 0.7 * skin
 
 
+def test_brows_begin_below_their_upper_points_on_both_sides_alike():
+    with_brows, without = (
+        render_head(HeadParameters(brow_strength=strength), 200) for strength in (1.0, 0.0)
+    )
+    ink = np.abs(with_brows.tile[..., :3] - without.tile[..., :3].astype(float)).sum(-1)
+    starts = []
+    for points in (slice(34, 37), slice(43, 46)):
+        for x, y in with_brows.landmarks[points]:
+            column = ink[: round(y) + 8, round(x)]
+            starts.append(np.flatnonzero(column > 0.5 * column.max())[0] - y)
+    assert min(starts) > 0
+    assert max(starts) < 5
+    np.testing.assert_allclose(starts[:3], starts[:2:-1], atol=1)
+
+
+def test_a_long_beard_reaches_below_the_chin_and_leaves_its_points():
+    white = {"skin": (96, 62, 46), "hair_colour": (225, 222, 216), "hair": "bald", "beard": 0.9}
+    short, long = (render_head(HeadParameters(beard_length=s, **white), 120) for s in (0.0, 0.4))
+    np.testing.assert_allclose(
+        long.landmarks - long.landmarks[16], short.landmarks - short.landmarks[16], atol=1e-3
+    )
+    below = [_brightness(head, head.landmarks[16] + [0, 8]) for head in (short, long)]
+    assert below[1] > 1.5 * below[0]
+
+
 EXTREMES = {
     "yaw": (-90, 90), "pitch": (-40, 40), "roll": (-90, 90), "chin": (1.2, 1.9),
     "jaw": (1.7, 2.9), "breadth": (0.8, 1.2), "eye_height": (0.05, 0.14), "eye_tilt": (-0.2, 0.3),
@@ -484,7 +509,8 @@ EXTREMES = {
     "mouth_y": (0.78, 1.1), "mouth_open": (0, 1.3), "smile": (-1.2, 1.1), "pucker": (0, 1),
     "eyes_open": (0, 1.6), "brow_raise": (-1, 1.2), "hair": ("bald", "ring", "fringe", "long"),
     "hairline": (-1.02, -0.1), "part": (-0.8, 0.8), "beard": (0, 0.9), "wrinkles": (0, 1),
-    "beard_kind": ("full", "goatee", "moustache"), "strands": (0, 12),
+    "beard_kind": ("full", "goatee", "moustache"), "beard_length": (0, 0.5), "strands": (0, 12),
+    "eye_white": (0.4, 1), "glint": (0, 1), "sockets": (0, 0.7),
     "face_paint": ("none", "clown", "stripes", "half", "patches"),
     "glasses": ("none", "frame", "dark"), "lens": ((0.24, 0.15, 2), (0.42, 0.32, 4.4)),
     "headwear": ("none", *headwear.KINDS), "headwear_y": (-0.75, -0.36), "scarf": (0, 1.05),

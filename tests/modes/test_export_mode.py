@@ -20,7 +20,7 @@ from flm_jax.inference.predictor import LandmarkPredictor
 from flm_jax.modes import evaluate, export
 
 FILES = {"landmarks.onnx", "landmarks_fp16.onnx", "landmarks.jax", "landmarks.json"}
-FILES |= {"backbone.safetensors", "browser"}
+FILES |= {"landmarks.safetensors", "browser"}
 
 
 @pytest.fixture(autouse=True)

@@ -93,7 +93,7 @@ def test_a_toy_head_and_backbone_train_evaluate_predict_and_export(
     assert (tmp_path / "predicted" / "landmarks.json").is_file()
 
     export.run(config, tmp_path)  # Refuses files that differ from the network by 0.01 px.
-    config.model.pretrained = str(tmp_path / "export/backbone.safetensors")
+    config.model.pretrained = str(tmp_path / "export/landmarks.safetensors")
     splits = build.read_splits(config, tmp_path)
     given = build.starting_values(config, build.build_model(config), splits.training)
     _, state = read_state(tmp_path)
