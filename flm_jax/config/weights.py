@@ -55,8 +55,13 @@ def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) ->
     others = config.evaluate.average_with if config else ()
     if not others:
         return weights
-    runs = [_load_run(Path(other).expanduser(), which, config).variables for other in others]
-    mean = jax.tree.map(lambda *arrays: sum(arrays) / len(arrays), weights.variables, *runs)
+    runs = [weights.variables]
+    for other in map(str, others):
+        try:
+            runs.append(_load_run(Path(other).expanduser(), which, config).variables)
+        except InputError as error:
+            raise InputError(f"evaluate.average_with={other}: {error}") from None
+    mean = jax.tree.map(lambda *arrays: sum(arrays) / len(arrays), *runs)
     return weights._replace(variables=mean)
 
 

@@ -19,6 +19,7 @@ from flm_jax.data import wflw
 from flm_jax.drawing.parameters import HeadParameters
 from flm_jax.drawing.sampling import sample_head
 from flm_jax.drawing.surface import Surface, landmarks_in_space, posed_landmarks
+from flm_jax.errors import InputError
 from flm_jax.landmarks import GROUPS, MIRROR, OUTER_EYE_CORNERS
 
 BINS = {"frontal": (0.0, 15.0), "medium": (15.0, 38.0), "large": (38.0, 90.0)}  # degrees of yaw
@@ -118,7 +119,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--points", action="store_true", help="a line for each point, too")
     arguments = parser.parse_args()
-    records = wflw.read_list(arguments.root, wflw.TRAIN_LIST)
+    try:
+        records = wflw.read_list(arguments.root, wflw.TRAIN_LIST)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
     real = own_frame(np.array([record.landmarks for record in records]))
     drawn = own_frame(drawn_landmarks(arguments.heads, arguments.seed))
     print(report(real, drawn, arguments.points))

@@ -1,6 +1,7 @@
+import cv2
 import numpy as np
 
-from flm_jax.drawing import compare
+from flm_jax.drawing import compare, compare_edges
 from flm_jax.drawing.parameters import HeadParameters
 from flm_jax.drawing.surface import posed_landmarks
 from flm_jax.landmarks import GROUPS, MIRROR, OUTER_EYE_CORNERS
@@ -32,3 +33,30 @@ def test_the_report_tells_how_far_a_group_is_moved():
     assert 6 < float(line.split()[2]) < 12
     assert "brows" in text
     np.testing.assert_allclose(real.points[60:], real.points[:60, MIRROR] * [-1, 1], atol=1e-6)
+
+
+def test_an_edge_beside_the_contour_is_found_where_it_is_in_a_tilted_face_too():
+    marks = posed_landmarks(HeadParameters(roll=20)) * 80 + [160, 110]
+    size = np.sqrt(np.prod(np.ptp(posed_landmarks(HeadParameters()) * 80, axis=0)))
+    for beside in (-2.0, 3.0):
+        # A bright face whose edge is that far outside of the points, in per cent of its size.
+        along = np.gradient(marks[:33], axis=0)
+        outwards = np.stack([-along[:, 1], along[:, 0]], 1)  # They run from the left down.
+        outwards /= np.linalg.norm(outwards, axis=1, keepdims=True)
+        image = np.full((300, 320, 3), 60, np.uint8)
+        edge = marks[:33] + outwards * beside / 100 * size
+        outline = np.round(edge * 16).astype(np.int32)
+        cv2.fillPoly(image, [outline], (200, 200, 200), cv2.LINE_AA, 4)
+        grey, points = compare_edges.upright(image, marks)
+        brightness = compare_edges.profiles(grey, points)
+        sides = list(compare_edges.PARTS["jaw"])
+        steepness = np.abs(np.gradient(brightness, axis=1))[sides].mean(0)
+        np.testing.assert_allclose(compare_edges.edge(steepness), beside, atol=0.4)
+        assert brightness[sides, 0].mean() > brightness[sides, -1].mean() + 1
+        np.testing.assert_allclose(points[60, 1], points[72, 1], atol=0.5)
+
+
+def test_a_face_that_is_turned_is_not_compared():
+    front, turned = (posed_landmarks(HeadParameters(yaw=yaw)) for yaw in (0, 25))
+    assert compare_edges.looks_at_the_camera(front)
+    assert not compare_edges.looks_at_the_camera(turned)
