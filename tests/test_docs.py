@@ -28,7 +28,7 @@ from flm_jax.training.losses import LOSSES
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/*.md"))]
 SNIPPETS = [page for page in PAGES if "```python" in page.read_text()]
-BLOCK = re.compile(r"(?:<!-- (not run: .+) -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"(?:<!-- (not run: [^\n]+) -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
 SECTIONS = "data|model|loss|optimizer|schedule|log|checkpoint|evaluate|predict|benchmark"
 KEY = re.compile(rf"({SECTIONS})(\.[a-z_0-9]+)+(?<!\.json)(?<!safetensors)(=\S+)?")
 PROGRAMS = {"apt", "cp", "mypy", "pip", "python", "python3", "ruff", "source"}
