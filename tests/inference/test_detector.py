@@ -71,7 +71,7 @@ def test_a_small_face_in_a_large_image_is_found():
     truth = []
     for seed, left in ((2, 100), (3, 900), (4, 1700)):
         drawn = dataset.draw_picture(np.random.default_rng(seed), 1)
-        scale = 80 / (drawn.faces[0].box[3] - drawn.faces[0].box[1])
+        scale = 64 / (drawn.faces[0].box[3] - drawn.faces[0].box[1])
         face = cv2.resize(drawn.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         height, width = (min(side, 480) for side in face.shape[:2])
         image[:height, left : left + width] = face[:height, :width, ::-1]
