@@ -118,8 +118,8 @@ def test_dragging_the_box_moves_the_points(browser, page, drawn):
         "return [r.x, r.y, r.width]"
     )
     unit = image.shape[1] / place[2]
-    middle = [place[0] + place[2] / 2, place[1] + image.shape[0] / unit / 2]
     box = browser.run(SIDES)
+    middle = [place[i] + ((box[i] + box[i + 2]) / 2 + 0.5) / unit for i in (0, 1)]
     browser.drag(middle, [middle[0] + 40, middle[1] + 25])
     browser.wait(FOUND)
     moved = browser.run(SIDES)
