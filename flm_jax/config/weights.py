@@ -65,6 +65,12 @@ def load_weights(workdir: Path, which: str, config: ConfigDict | None = None) ->
     return weights._replace(variables=mean)
 
 
+def averaged_runs(config: ConfigDict) -> list[str]:
+    """The names of the other runs that the weights are averaged with: files that travel have no
+    place for the folders above them."""
+    return [Path(str(other)).name for other in config.evaluate.average_with]
+
+
 def _load_run(workdir, which, config):
     while True:
         with contextlib.closing(SavedCheckpoints(workdir)) as checkpoints:

@@ -93,9 +93,9 @@ def edge(steepness: Float[ndarray, " n"]) -> float:
 def looks_at_the_camera(landmarks: Float[ndarray, "98 2"]) -> bool:
     """Whether the nose's ridge lies midway between the outer corners of the eyes."""
     left, right = landmarks[list(OUTER_EYE_CORNERS)].astype(np.float64)
-    width = np.linalg.norm(right - left)
-    aside = (landmarks[51:55].mean(0) - (left + right) / 2) @ (right - left) / (width**2 + 1e-9)
-    return bool(abs(aside) < 0.06)
+    along = right - left
+    aside = (landmarks[51:55].mean(0) - (left + right) / 2) @ along
+    return bool(abs(aside) < 0.06 * along @ along)
 
 
 class Means(NamedTuple):
@@ -160,7 +160,7 @@ def main() -> None:
             mean_profiles(_records(root, names)[: arguments.faces])
             for root, names in ((arguments.root, arguments.names), (arguments.drawn, ""))
         )
-    except InputError as error:
+    except (InputError, re.error) as error:
         raise SystemExit(f"error: {error}") from None
     print(f"{real.faces} annotated and {drawn.faces} drawn faces look at the camera")
     print(report(real, drawn))

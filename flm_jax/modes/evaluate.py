@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from flm_jax import geometry
 from flm_jax.config import build, schema
-from flm_jax.config.weights import load_weights
+from flm_jax.config.weights import averaged_runs, load_weights
 from flm_jax.data import sampler, wflw
 from flm_jax.data.crop import crop_image, face_box
 from flm_jax.data.images import read_record_image
@@ -96,7 +96,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "split": config.evaluate.split,
         "box": "rectangle",
         "step": step,
-        "average_with": config.evaluate.average_with,
+        "average_with": averaged_runs(config),
         "num_unreadable": num_unreadable,
         **summarise(plain.landmarks, targets, boxes),
         **details(plain.landmarks, targets),

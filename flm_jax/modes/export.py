@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from flm_jax import geometry
 from flm_jax.config import build, schema
-from flm_jax.config.weights import load_weights
+from flm_jax.config.weights import averaged_runs, load_weights
 from flm_jax.data import wflw
 from flm_jax.data.crop import face_box
 from flm_jax.data.files import read_regular
@@ -224,8 +224,8 @@ def _evaluation(config: ConfigDict, workdir: Path, step: int) -> dict[str, Any] 
     path = workdir / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         figures = json.loads(read_regular(path))
-        averaged = list(config.evaluate.average_with)
-        if figures["step"] == step and figures.get("average_with", []) == averaged:
+        runs = averaged_runs(config)
+        if figures["step"] == step and figures.get("average_with", []) == runs:
             return figures
     print(f"{path}: no figures of step {step} there; --mode evaluate before this one adds them")
     return None

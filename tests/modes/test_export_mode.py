@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from support.networks import make_config, save_weights
+from support.networks import change, make_config, make_state, save_state, save_weights
 
 from flm_jax import landmarks
 from flm_jax.config import build
@@ -188,6 +188,19 @@ def test_without_the_data_drawn_faces_are_compared(unexported, capsys):
 def test_strange_figures_cost_no_export(faces_root, tmp_path, content):
     (tmp_path / "evaluation.json").write_text(content)
     assert export._evaluation(make_config(faces_root), tmp_path, 0) is None
+
+
+def test_figures_are_of_the_runs_that_are_averaged_and_name_no_folder(faces_root, tmp_path):
+    config = make_config(faces_root)
+    _, state = make_state(config)
+    for run in ("a", "b"):
+        save_state(tmp_path / run, config, state)
+    averaged = change(config, "evaluate.average_with", (str(tmp_path / "b"),))
+    evaluate.run(averaged, tmp_path / "a")
+    figures = export._evaluation(averaged, tmp_path / "a", 0)
+    assert figures["average_with"] == ["b"]
+    assert str(tmp_path) not in json.dumps(figures)
+    assert export._evaluation(config, tmp_path / "a", 0) is None
 
 
 def test_nothing_is_written_where_a_file_differs(unexported, monkeypatch):
