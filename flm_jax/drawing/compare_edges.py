@@ -18,7 +18,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+from flm_jax import geometry
 from flm_jax.data import wflw
+from flm_jax.data.crop import crop_image
 from flm_jax.data.images import read_record_image
 from flm_jax.errors import InputError
 from flm_jax.landmarks import OUTER_EYE_CORNERS
@@ -48,8 +50,8 @@ PARTS = {
 def upright(
     image: UInt8[ndarray, "h w 3"], landmarks: Float[ndarray, "98 2"]
 ) -> tuple[Float[ndarray, "s s"], Float[ndarray, "98 2"]]:
-    """The face without roll in grey, of mean 0 and deviation 1 within its points' box, and its
-    points in pixels of that."""
+    """The face of a BGR image without roll in grey, of mean 0 and deviation 1 within its points'
+    box, and its points in pixels of that."""
     points = landmarks.astype(np.float64)
     left, right = points[list(OUTER_EYE_CORNERS)]
     along = (right - left) / np.linalg.norm(right - left)
@@ -58,13 +60,10 @@ def upright(
     turn *= scale
     side = int(1.25 * _SIZE)
     shift = side / 2 - turn @ points.mean(0)
-    if scale < 1:
-        image = cv2.GaussianBlur(image, (0, 0), 0.5 / scale)
-    image = cv2.warpAffine(
-        image, np.column_stack([turn, shift]), (side, side), borderMode=cv2.BORDER_REPLICATE
-    )
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    points = points @ turn.T + shift
+    crop_from_image = np.column_stack([turn, shift])
+    crop = crop_image(image, geometry.invert(crop_from_image), side)
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    points = geometry.apply(crop_from_image, points)
     low, high = np.clip([points.min(0), points.max(0)], 0, side).astype(int)
     face = grey[low[1] : high[1], low[0] : high[0]]
     return (grey - face.mean()) / (face.std() + 1e-3), points

@@ -39,14 +39,14 @@ def test_an_edge_beside_the_contour_is_found_where_it_is_in_a_tilted_face_too():
     marks = posed_landmarks(HeadParameters(roll=20)) * 80 + [160, 110]
     size = np.sqrt(np.prod(np.ptp(posed_landmarks(HeadParameters()) * 80, axis=0)))
     for beside in (-2.0, 3.0):
-        # A bright face whose edge is that far outside of the points, in per cent of its size.
+        # A face whose edge is that far outside of the points, in per cent of its size.
         along = np.gradient(marks[:33], axis=0)
         outwards = np.stack([-along[:, 1], along[:, 0]], 1)  # They run from the left down.
         outwards /= np.linalg.norm(outwards, axis=1, keepdims=True)
-        image = np.full((300, 320, 3), 60, np.uint8)
+        image = np.full((300, 320, 3), (200, 0, 0), np.uint8)  # BGR: red is brighter than blue.
         edge = marks[:33] + outwards * beside / 100 * size
         outline = np.round(edge * 16).astype(np.int32)
-        cv2.fillPoly(image, [outline], (200, 200, 200), cv2.LINE_AA, 4)
+        cv2.fillPoly(image, [outline], (0, 0, 200), cv2.LINE_AA, 4)
         grey, points = compare_edges.upright(image, marks)
         brightness = compare_edges.profiles(grey, points)
         sides = list(compare_edges.PARTS["jaw"])
