@@ -85,6 +85,7 @@ def batches(
             place = (step - start) % size
             if place == 0:
                 arrays = _receive(group if step == start else _next(iterator), iterator)
+                group = None  # which would keep its memory
                 images = arrays.pop("image")
             # Copies do not keep the memory of the images.
             batch = {name: np.array(array[place]) for name, array in arrays.items()}
