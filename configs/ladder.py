@@ -59,8 +59,8 @@ def _simcc(config):
     config.model.mean_shape = False
 
 
-def _anchors(config):
-    config.model.head.name = "anchors"
+def _regression(config):
+    config.model.head.name = "regression"
 
 
 def _laplace(config):
@@ -120,7 +120,7 @@ RUNGS: dict[str, Callable[[ConfigDict], None]] = {
     "drawn": _unchanged,
     "stride_16": _stride_16,
     "simcc": _simcc,
-    "anchors": _anchors,
+    "regression": _regression,
     "laplace": _laplace,
     "wing": _wing,
     "smooth_l1": _smooth_l1,

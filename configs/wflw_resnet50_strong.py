@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
     )
 
     config.model.mean_shape = True
+    config.model.head.name = "anchors"
 
     # mmpose's ablation ends at L1: its best loss has no other piece on normalised targets.
     config.loss = ConfigDict({"name": "l1", "reference_size": 224})

@@ -29,7 +29,7 @@ from flm_jax.runtime.partial_folder import landing, partial_folder
 
 __all__ = ["SETTINGS", "VERSION", "DrawnFace", "DrawnPicture", "draw_dataset", "draw_picture"]
 
-VERSION = 7  # of the drawing: a folder of another version is not reused
+VERSION = 8  # of the drawing: a folder of another version is not reused
 SETTINGS = "drawn_faces.json"
 
 _SPLITS = {"train": wflw.TRAIN_LIST, "test": wflw.TEST_LIST}

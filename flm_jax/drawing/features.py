@@ -58,7 +58,7 @@ def _paint_skin(painter: Painter) -> None:
     tint((205, 60, 80), 0.6 * p.blush, 0.62, 0.4, 0.2, 0.14)
     # Around the eyes, under them, and beside the nose's root.
     tint(dim, p.sockets, p.eye_x * 0.85, 0.02, 0.3, 0.16)
-    tint(dim, 1.4 * p.sockets, p.eye_x, 0.11, 0.22, 0.07)
+    tint(dim, 1.6 * p.sockets, p.eye_x, 0.1, 0.22, 0.07)
     tint(dim, 0.8 * p.sockets, p.eye_x - p.eye_width, -0.02, 0.1, 0.14)
     tint(shade(p.skin, 1.25), 0.5, 0, p.nose_length - 0.05, 0.09, 0.1)
     # Under the lips, and the chin.
@@ -111,8 +111,8 @@ def _paint_nose(painter: Painter) -> None:
     p, marks = painter.surface.p, painter.surface.landmarks
     dark, force = shade(p.skin, 0.55), p.line_strength
     below = disc((0, p.nose_length + 0.13), p.nose_width * 0.9, 0.05)
-    painter.fill(below, dark, 0.15 * force, 0.03)
-    painter.line(spline(marks[55:60]), dark, 0.025, 0.3 * force, 0.008)
+    painter.fill(below, dark, 0.08 * force, 0.03)
+    painter.line(spline(marks[55:60]), dark, 0.025, 0.2 * force, 0.008)
     for side in (-1, 1):
         nostril = disc((side * p.nose_width * 0.5, p.nose_length + 0.068), 0.06, 0.026)
         painter.fill(nostril, shade(p.skin, 0.28), 0.75 * force, 0.008)

@@ -10,7 +10,7 @@ from numpy import ndarray
 from flm_jax.drawing import headwear
 from flm_jax.drawing.hair import hair_amount, hair_paint
 from flm_jax.drawing.painter import Painter
-from flm_jax.drawing.parameters import HeadParameters, mix
+from flm_jax.drawing.parameters import HeadParameters, Number, mix
 from flm_jax.drawing.surface import Surface, grid_longitude, grid_sine, rotation
 
 _NECK_REACH = 2.7  # how far round the neck is drawn on either side, in radians
@@ -92,15 +92,14 @@ def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
     """The neck with beard and collar, which turns with the head at its top, with the body below."""
     t = np.linspace(0, 1, 24)[:, None]
     around = np.linspace(-_NECK_REACH, _NECK_REACH, 48)[None]
-    radius = p.neck + 0.2 * t**3
-    # Deeper than wide.
-    x, z = radius * np.sin(around), 1.25 * radius * np.cos(around) - 0.48 + p.throat * (1 - t)
+    radius = p.neck + p.flare * t**3
+    deep = _neck_depth(p) + 0.25 * t**3
+    x, z = radius * np.sin(around), deep * np.cos(around) - 0.48 + p.throat * (1 - t)
     y = 0.55 + t * (1.45 + 0.2 * np.cos(around))
     points = np.stack(np.broadcast_arrays(x, y, z), -1)
     blend = np.clip(t * 1.3, 0, 1)[..., None]
     points = (points @ turn.T) * (1 - blend) + (points @ body.T) * blend
-    # A lowered head comes forward, so that its chin stays before the neck.
-    points[..., 2] -= 1.2 * max(0.0, -np.sin(np.radians(p.pitch))) * np.minimum(2 * t, 1)
+    points[..., 2] -= _behind_a_lowered_chin(p) * np.minimum(2 * t, 1)
     down = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None, None]
     # The chin keeps the light off the neck.
     shade = 1 - p.chin_shadow * (1 - 0.9 * np.clip((down - 0.7) / 0.5, 0, 1))
@@ -108,13 +107,43 @@ def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
     if p.beard and p.beard_kind == "full":
         amount = p.beard * np.clip(1 - 2.5 * down, 0, 1)
         colour += amount * (shade * np.array(p.hair_colour, np.float32) - colour)
-    if p.collar:
+    collar = max(p.collar, 0.6 * p.shoulders)  # what is drawn up covers it, too
+    if collar:
         front = np.cos(np.linspace(-_NECK_REACH, _NECK_REACH, shape[1]))[None, :, None]
-        inside = down > 1 - p.collar + p.neckline * np.clip(front, 0, 1) ** 4
-        edge = np.clip((down - 1 + p.collar) / 0.3, 0.0, 1.0)
+        inside = down > 1 - collar + p.neckline * np.clip(front, 0, 1) ** 4
+        edge = np.clip((down - 1 + collar) / 0.3, 0.0, 1.0)
         cloth = (0.75 + 0.25 * edge) * np.array(p.cloth_colour, np.float32)
         colour = np.where(inside, cloth, colour)
     return Layer(points, colour.astype(np.uint8), shine=0.0)
+
+
+def _neck_depth(p: HeadParameters) -> Number:
+    """Half of it: a wide neck is hardly deeper than a narrow one, and stays behind the chin."""
+    return 0.8 + 0.35 * (p.neck - 0.65)
+
+
+def _behind_a_lowered_chin(p: HeadParameters) -> Number:
+    """How far body and neck are behind: a lowered head comes forward."""
+    return 1.2 * max(0.0, -np.sin(np.radians(p.pitch)))
+
+
+def lapel_layer(p: HeadParameters, body: ndarray, shape: tuple[int, int]) -> Layer:
+    """A collar that stands off the neck, open in front, whose upper edge is folded down."""
+    height, lean, fold, opening = p.lapels
+    t = np.linspace(0, 2, 33)[:, None]
+    rising, folding = np.clip(t, 0, 1), np.clip(t - 1, 0, 1)
+    gap = opening * (0.15 + 0.85 * rising) * (1 - 0.5 * folding)
+    around = gap + (2 * np.pi - 2 * gap) * np.linspace(0, 1, 64)[None]
+    radius = p.neck + 0.06 + lean * rising + (0.1 + 0.5 * fold) * folding
+    # Lower in front than in the neck, and up to the jaw.
+    top = min(height, max(0.1, 1.0 - p.shoulders)) * (0.75 - 0.25 * np.cos(around))
+    y = 1.85 - p.shoulders - top * rising + np.minimum(fold, 0.9 * top) * folding
+    deep = _neck_depth(p) + radius - p.neck
+    x, z = radius * np.sin(around), deep * np.cos(around) - 0.48
+    points = np.stack(np.broadcast_arrays(x, y, z), -1) @ body.T
+    points[..., 2] -= _behind_a_lowered_chin(p)
+    colour = np.full((*shape, 3), p.lapel_colour, np.uint8)
+    return Layer(points, colour, two_sided=True, shine=0.0)
 
 
 def long_hair_layer(p: HeadParameters, turn, body, shape, rng: np.random.Generator) -> Layer:

@@ -15,6 +15,7 @@ class Light:
     direction: tuple[Number, Number, Number] = (0.0, -0.45, 1.0)
     ambient: Number = 0.5
     diffuse: Number = 0.62
+    softness: Number = 0.3  # of the lamp: 0 is a point, 1 lights all but what looks away
     colour: Colour = (255.0, 255.0, 255.0)
     far_colour: Colour | None = None  # at the image's other side, where it differs
     exposure: Number = 1.0
@@ -54,7 +55,9 @@ class HeadParameters:
     brow_thickness: Number = 0.104
     nose_length: Number = 0.527
     nose_width: Number = 0.2
+    ridge: Number = 2.0  # of the nose: a larger exponent is flatter in front, steeper at the sides
     nose_height: Number = 0.35
+    ridge: Number = 2.0  # the larger, the flatter is the nose in front and the steeper at its sides
     mouth_y: Number = 0.932
     mouth_width: Number = 0.395
     lip: Number = 0.124
@@ -111,6 +114,12 @@ class HeadParameters:
     chin_shadow: Number = 0.55  # how much of the light the chin keeps off it
     collar: Number = 0.0  # the share of the neck that cloth covers
     neckline: Number = 0.0  # how much lower the collar is in front
+    flare: Number = 0.2  # how much wider the neck is where it enters the clothes
+    shoulders: Number = 0.0  # how far they are drawn up
+    # A collar that stands off: its height (0: there is none), how far it leans outwards, how far it
+    # is folded down, and half its opening in front, in radians.
+    lapels: tuple[Number, Number, Number, Number] = (0.0, 0.0, 0.0, 0.0)
+    lapel_colour: Colour = (120.0, 120.0, 125.0)
     cloth_colour: Colour = (120.0, 120.0, 125.0)
     # Strength; where from, in radians, 0 from above and positive to the right; beyond what place.
     shadow: tuple[Number, Number, Number] = (0.0, 0.0, 0.0)

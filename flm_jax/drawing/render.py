@@ -15,6 +15,7 @@ from flm_jax.drawing.layers import (
     ear_layers,
     glasses_layers,
     head_layer,
+    lapel_layer,
     long_hair_layer,
     neck_layer,
 )
@@ -68,8 +69,10 @@ def _light_up(layer: Layer, light: Light) -> tuple[ndarray, ndarray, ndarray]:
         lamp + np.array([0, 0, 1], np.float32)
     )
     # What looks aside sees less light than what looks at the camera.
-    brightness = light.ambient * (0.72 + 0.2 * np.abs(normal[..., 2]) - 0.15 * normal[..., 1])
-    brightness = brightness + light.diffuse * np.maximum(normal @ lamp, 0)
+    brightness = light.ambient * (0.78 + 0.14 * np.abs(normal[..., 2]) - 0.15 * normal[..., 1])
+    # A large lamp reaches round the surface.
+    towards = (normal @ lamp + light.softness) / (1 + light.softness)
+    brightness = brightness + light.diffuse * np.maximum(towards, 0)
     shine = 255 * layer.shine * light.diffuse * np.maximum(normal @ halfway, 0) ** 18
     return facing, brightness.astype(np.float32), shine.astype(np.float32)
 
@@ -241,8 +244,10 @@ def render_head(p: HeadParameters, width_px: Number, *, oversampling: float = 1.
     coarse = round(rows), round(columns)
     painter = paint(surface, (3 * coarse[0], 3 * coarse[1]), rng)
     layers = [head_layer(painter, turn, coarse)]
-    side = (round(1.7 * density), round(3.0 * density))
+    side = (round(1.7 * density), round(4.5 * (p.neck + p.flare) * density))
     layers.append(neck_layer(p, turn, body, side))
+    if p.lapels[0]:
+        layers.append(lapel_layer(p, body, (round(1.5 * density), round(6.0 * density))))
     hood = p.headwear == "hood"
     if hood or p.hair == "long":
         hanging = headwear.as_hood(p) if hood else p

@@ -34,7 +34,8 @@ def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light
     # From a cold sky to a warm bulb.
     warm = rng.uniform(-20, 60)
     white = (255.0 + min(warm, 0), 255.0 - 0.35 * max(warm, 0), 255.0 - max(warm, 0))
-    light = Light((x, y, 1.0), ambient, (1.15 - ambient) * rng.uniform(0.8, 1.25), white)
+    diffuse, softness = (1.15 - ambient) * rng.uniform(0.8, 1.25), rng.uniform(0.1, 1.3)
+    light = Light((x, y, 1.0), ambient, diffuse, softness, white)
     if rng.random() >= unusual_share:
         return dataclasses.replace(light, exposure=rng.uniform(0.9, 1.3))
     kind = rng.integers(5)
@@ -48,7 +49,7 @@ def sample_light(rng: np.random.Generator, unusual_share: float = 0.28) -> Light
         return dataclasses.replace(light, exposure=rng.uniform(1.6, 1.9))
     if kind == 2:
         direction = (rng.choice([-1, 1]) * rng.uniform(0.9, 1.2), rng.normal(-0.2, 0.2), 0.3)
-        return Light(direction, rng.uniform(0.12, 0.25), rng.uniform(0.85, 1.1))
+        return Light(direction, rng.uniform(0.12, 0.25), rng.uniform(0.85, 1.1), 0.0)
     colour = rng.uniform(145, 200, 3)
     colour[rng.integers(3)] = 255
     return dataclasses.replace(light, colour=tuple(colour))
@@ -103,7 +104,7 @@ def _sample_shape(rng: np.random.Generator) -> dict[str, Any]:
     # A child's eyes are larger, its nose and chin shorter, its brows thinner.
     child = rng.uniform(0.3, 1) if rng.random() < 0.08 else -0.05
     return {
-        "crown": around(1.56, 0.08), "chin": around(1.595 - 0.12 * child, 0.085),
+        "crown": around(1.54, 0.13), "chin": around(1.595 - 0.12 * child, 0.085),
         "jaw": around(2.24, 0.2), "breadth": around(1.015, 0.07),
         "eye_x": around(0.44 + 0.01 * child, 0.02), "eye_width": around(0.202, 0.019),
         "eye_height": around(0.087 + 0.02 * child, 0.014), "eye_tilt": around(0.054, 0.09),
@@ -112,6 +113,7 @@ def _sample_shape(rng: np.random.Generator) -> dict[str, Any]:
         "brow_thickness": around(0.104 - 0.03 * child, 0.02),
         "nose_length": around(0.524 - 0.1 * child, 0.05),
         "nose_width": around(0.198, 0.027), "nose_height": around(0.35 - 0.11 * child, 0.055),
+        "ridge": rng.uniform(2.0, 3.2),
         "mouth_y": around(0.93 - 0.09 * child, 0.05),
         "mouth_width": around(0.4 - 0.03 * child, 0.045), "lip": around(0.124, 0.026),
         "wobble": tuple(rng.normal(0, [0.03, 0.014, 0.02, 0.05])),
@@ -151,9 +153,11 @@ def _sample_covers(rng: np.random.Generator, hair: str, hairline: float) -> dict
 def _sample_neck(rng: np.random.Generator, female: bool) -> dict[str, Any]:
     """Thin and in the chin's shadow to thick and as bright as the face; open or in a collar."""
     found: dict[str, Any] = {
-        "neck": float(np.clip(rng.normal(0.6 if female else 0.7, 0.09), 0.48, 0.9)),
+        "neck": float(np.clip(rng.normal(0.72 if female else 0.84, 0.1), 0.5, 1.1)),
         "throat": max(0.0, rng.normal(0.02, 0.12)),
         "chin_shadow": rng.uniform(0.1, 0.8),
+        "flare": rng.uniform(0.1, 0.5),
+        "shoulders": float(np.clip(rng.normal(0.15, 0.35), 0, 1)),
     }
     cloth = np.array([235, 235, 235]) if rng.random() < 0.25 else rng.uniform(15, 130)
     if rng.random() < 0.5:
@@ -162,6 +166,12 @@ def _sample_neck(rng: np.random.Generator, female: bool) -> dict[str, Any]:
     if rng.random() < 0.6:
         found["collar"] = rng.uniform(0.05, 0.75)
         found["neckline"] = rng.uniform(0, 0.5)
+    if rng.random() < 0.4:
+        height, lean, fold = rng.uniform([0.2, 0.0, 0.0], [0.85, 0.4, 0.6])
+        found["lapels"] = height, lean, fold, rng.uniform(0.1, 1.4)
+        colour = cloth if rng.random() < 0.5 else rng.choice(_CLOTHS) * rng.uniform(0.6, 1.1)
+        colour = np.array([235, 235, 240]) if rng.random() < 0.3 else colour * np.ones(3)
+        found["lapel_colour"] = tuple(np.clip(colour, 8, 250))
     return found
 
 
@@ -219,8 +229,8 @@ def sample_head(rng: np.random.Generator, light: Light | None = None) -> HeadPar
         iris=_IRISES[rng.integers(2 if tone > 3.5 else len(_IRISES))],
         hair_colour=tuple(np.clip(hair_colour * rng.uniform(0.8, 1.15), 12, 240)), hair=hair,
         part=rng.normal(0, rng.choice([0.09, 0.35], p=[0.85, 0.15])),
-        hair_thickness=rng.uniform(0.06, 0.32),
-        hair_height=max(0.0, rng.normal(0.1, 0.2)),
+        hair_thickness=rng.uniform(0.04, 0.4),
+        hair_height=float(np.clip(rng.normal(0.1, 0.3), 0, 0.9)),
         hair_length=rng.uniform(0.9, 2.3),
         hair_sides=rng.uniform(0, 0.9) if hair == "long" and rng.random() < 0.2 else 0.0,
         curl=rng.uniform(0.2, 1) if rng.random() < 0.45 else 0.0,

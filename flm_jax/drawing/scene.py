@@ -122,8 +122,7 @@ def draw_clothes(
     """Shoulders below a neck, down to the picture's edge, darker at their sides."""
     wide = rng.uniform(1.7, 2.7)
     x = np.array([0.5, 0.75, 1.0, 1.45, wide, wide + 0.2])
-    # Shoulders are lower than the neck's end, or drawn up to the chin.
-    y = np.array([-0.1, -0.03, 0.05, 0.2, 0.55, 1.5]) - max(0, rng.normal(0.1, 0.3))
+    y = np.array([-0.1, -0.03, 0.05, 0.2, 0.55, 1.5]) - p.shoulders
     right = np.vstack([spline(np.stack([x, y], 1)), [[wide + 0.25, 14]]])
     outline = np.concatenate([right[::-1] * [-1, 1], right])
     angle = np.radians(0.25 * p.roll)
@@ -139,6 +138,7 @@ def draw_clothes(
         rng.random() < 0.4,
     )
     striped, width, contrast = rng.random() < 0.3, rng.uniform(10, 40), rng.uniform(0.6, 1.3)
+    printed = rng.random() < 0.3
     if left >= right or top >= bottom:
         return
     region = picture[top:bottom, left:right]
@@ -150,14 +150,17 @@ def draw_clothes(
     tone += 0.09 * cv2.resize(folds, mask.shape[::-1], interpolation=cv2.INTER_CUBIC)
     if striped:
         tone[np.sin(np.arange(len(mask)) / unit * width) > 0] *= contrast
+    colour = np.full(region.shape, colour, np.float32)
+    if printed:
+        _draw_clutter(rng, colour, round_only=False)
     if rng.random() < 0.35:
-        colour = _draw_shirt(np.full(region.shape, colour), neck - [left, top], unit, lapels)
+        _draw_shirt(colour, neck - [left, top], unit, lapels)
     cloth = np.minimum(tone[..., None] * colour, 255).astype(np.uint8)
     alpha = mask * np.float32(1 / 255)
     region[:] = cv2.blendLinear(cloth, np.ascontiguousarray(region), alpha, 1 - alpha)
 
 
-def _draw_shirt(cloth: ndarray, neck: ndarray, unit: float, lapels) -> Float[ndarray, "h w 3"]:
+def _draw_shirt(cloth: ndarray, neck: ndarray, unit: float, lapels) -> None:
     """A shirt in a jacket's opening, some with a tie."""
     colour, half, tie, tied = lapels
     opening = np.array([[-half, -0.6], [half, -0.6], [0.1, 1.8], [-0.1, 1.8]]) * unit + neck
@@ -165,7 +168,6 @@ def _draw_shirt(cloth: ndarray, neck: ndarray, unit: float, lapels) -> Float[nda
     if tied:
         knot = np.array([[-tie, 0.1], [tie, 0.1], [1.5 * tie, 2.5], [-1.5 * tie, 2.5]])
         cv2.fillPoly(cloth, [fixed(knot * unit + neck)], [0.3 * c for c in colour], 8, SHIFT)
-    return cloth
 
 
 def paste(picture: UInt8[ndarray, "h w 3"], head: Head, left: int, top: int) -> None:

@@ -151,7 +151,7 @@ class Surface:
         height = p.nose_height * (0.28 + 0.72 * along**0.86)
         height = height * np.exp(-((np.maximum(y - tip, 0) / 0.148) ** 2))
         height = height * np.exp(-((np.minimum(y, 0) / 0.2) ** 2))
-        relief = height * np.exp(-((x / (0.13 + 0.08 * along)) ** 2))
+        relief = height * np.exp(-((x / (0.13 + 0.08 * along)) ** p.ridge))
         relief += bump(0.04, p.nose_width * 0.8, tip + 0.06, 0.085, 0.085)  # wings
         relief += bump(0.1, p.eye_x, p.brow_y, 0.36, 0.13)  # brow ridge
         relief += bump(-0.123, p.eye_x * 0.95, 0.0, 0.27, 0.19)  # socket

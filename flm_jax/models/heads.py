@@ -154,8 +154,18 @@ class AnchorHead(Head):
         votes = offsets + jnp.asarray(centres.reshape(-1, 1, 2), jnp.float32)
         return {
             "landmarks": (weights[..., None] * votes).sum(axis=1),
-            **self._visibility(features.mean(axis=(1, 2))),
+            **self._visibility(cells),
         }
+
+    def _visibility(self, features: Float[Array, "b cells n"]) -> dict[str, Float[Array, "b 98"]]:
+        """The output `visibility` where it is predicted, by weighted votes, too."""
+        if not self.visibility:
+            return {}
+        logits = nn.Dense(NUM_LANDMARKS, kernel_init=_kernel_init, name="visibility")(features)
+        weights = nn.Dense(
+            NUM_LANDMARKS, kernel_init=nn.initializers.zeros, name="visibility_weights"
+        )(features)
+        return {"visibility": nn.sigmoid((nn.softmax(weights, axis=1) * logits).sum(axis=1))}
 
     def start_at(self, mean_shape: Float[ndarray, "98 2"]) -> Mapping[str, Any]:
         offset = mean_shape - (HEAD_SIZE - 1) / 2  # from the mean of the cells' centres

@@ -464,8 +464,22 @@ def test_a_neck_is_as_dark_as_its_chin_makes_it_and_a_collar_covers_it():
 
     dark, bright = neck(chin_shadow=0.65), neck(chin_shadow=0.0)
     assert dark.mean() < 0.8 * bright.mean()
-    collar = neck(chin_shadow=0.0, collar=0.9, cloth_colour=(20, 20, 160))
-    assert collar[2] > 2 * collar[0]
+    for cover in ({"collar": 0.9}, {"shoulders": 1.4}):
+        covered = neck(chin_shadow=0.0, cloth_colour=(20, 20, 160), **cover)
+        assert covered[2] > 2 * covered[0]
+
+
+def test_lapels_stand_beside_the_jaw_and_leave_the_face_free():
+    """They give the pictures edges beside the contour that are none of the face's."""
+    change = {"lapels": (0.8, 0.3, 0.3, 0.9), "lapel_colour": (20, 20, 200)}
+    head = render_head(HeadParameters(**change), 120)
+    blue = head.tile[..., 2].astype(int) > 2 * head.tile[..., 0].astype(int) + 20
+    chin, (left, right) = head.landmarks[16], (head.landmarks[6], head.landmarks[26])
+    rows, columns = np.nonzero(blue)
+    assert (columns < left[0]).any() and (columns > right[0]).any()
+    assert rows.min() < chin[1]
+    assert rows.min() > head.landmarks[57, 1]  # the nose
+    assert not head.covered[33:].any()
 
 
 def test_an_open_mouth_is_dark_inside_and_brows_darker_than_skin():
@@ -515,7 +529,9 @@ EXTREMES = {
     "glasses": ("none", "frame", "dark"), "lens": ((0.24, 0.15, 2), (0.42, 0.32, 4.4)),
     "headwear": ("none", *headwear.KINDS), "headwear_y": (-0.75, -0.36), "scarf": (0, 1.05),
     "mask": (False, True), "freckles": (0, 30), "hair_height": (0, 0.9), "hair_sides": (0, 1),
-    "curl": (0, 1), "neck": (0.45, 0.95), "throat": (0, 0.5), "collar": (0, 0.05, 0.8),
+    "curl": (0, 1), "neck": (0.45, 1.1), "throat": (0, 0.5), "collar": (0, 0.05, 0.8),
+    "flare": (0, 0.6), "shoulders": (0, 1), "ridge": (2, 4),
+    "lapels": ((0, 0, 0, 0), (0.2, 0, 0.6, 0.1), (0.9, 0.5, 0, 1.5)),
     "neckline": (0, 0.5), "shadow": ((0.8, -3.1, -2), (0.8, 1.5, 0.2)), "crown": (1.3, 1.85),
 }  # fmt: skip
 

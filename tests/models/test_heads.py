@@ -1,5 +1,6 @@
 """Heads: what they decode, and the losses that are their own."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +73,22 @@ def test_the_anchor_of_most_weight_says_where_the_points_are():
     offset = features[0, row, column] @ params["offsets"]["kernel"] + params["offsets"]["bias"]
     centre = jnp.array([8 * column + 3.5, 16 * row + 7.5])
     np.testing.assert_allclose(points, centre + offset.reshape(98, 2) / 7, atol=1e-4)
+
+
+def test_the_anchor_of_most_weight_says_what_is_visible():
+    head, features = AnchorHead(visibility=1.0), jax.random.normal(jax.random.key(3), (1, 2, 4, 3))
+    params = head.init(jax.random.key(1), features, SIZE)["params"]
+    dense = params["visibility"]
+
+    def visibility():
+        return head.apply({"params": params}, features, SIZE)["visibility"][0]
+
+    logits = (features.reshape(8, 3) @ dense["kernel"]) + dense["bias"]
+    np.testing.assert_allclose(visibility(), nn.sigmoid(logits.mean(0)), atol=1e-5)
+    votes = params["visibility_weights"]
+    votes["kernel"] = jnp.full_like(votes["kernel"], 1000.0)
+    chosen = features.reshape(8, 3).sum(-1).argmax()
+    np.testing.assert_allclose(visibility(), nn.sigmoid(logits[chosen]), atol=1e-4)
 
 
 def test_anchors_start_at_the_mean_shape():
