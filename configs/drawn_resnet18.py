@@ -57,7 +57,6 @@ def get_config() -> ConfigDict:
     config.model.backbone.stage_sizes = (2, 2, 2, 2)
     config.model.backbone.bottleneck = False
     config.model.backbone.width = 44
-    config.model.head.name = "anchors"
     config.model.head.visibility = 3.0
     config.model.pretrained = "drawn"
     config.schedule.learning_rate = 1.5e-3

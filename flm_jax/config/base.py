@@ -16,6 +16,8 @@ AUGMENTATION = {
     "gamma": {"probability": 0.0, "max": 0.4},  # of the exponent's logarithm, either way
     "saturation": {"probability": 0.0, "max": 0.4},  # of the factor's logarithm, either way
     "grey": {"probability": 0.0},
+    # Another training image from so far off the face on, in sizes of the face.
+    "surroundings": {"probability": 0.0, "max": 0.3},
     "erase_flat": {"probability": 0.0, "max": 0.4},  # its longest side, in sides of the crop
     "erase_noise": {"probability": 0.0, "max": 0.4},
     "paste": {"probability": 0.0, "max": 0.4},  # a piece of another training image

@@ -39,6 +39,7 @@ SETTINGS: dict[str, tuple[str, float, float] | None] = {
     "gamma": ("max", 0, 3),  # absolute log of the exponent
     "saturation": ("max", 0, 3),  # absolute log of the factor
     "grey": None,
+    "surroundings": ("max", 0.02, 1),  # where another picture begins: off the face, in its sizes
     "erase_flat": ("max", 0.02, 1),  # side of the patch, in sides of the crop
     "erase_noise": ("max", 0.02, 1),
     "paste": ("max", 0.02, 1),  # a patch of another training face
@@ -149,6 +150,7 @@ def largest_zoom(settings: Settings) -> float:
 def distort(
     rng: np.random.Generator,
     crop: UInt8[ndarray, "s s 3"],
+    landmarks: Float[ndarray, "98 2"],
     settings: Settings,
     read_other: Callable[[np.random.Generator], UInt8[ndarray, "s s 3"]],
 ) -> tuple[UInt8[ndarray, "s s 3"], list[Cover]]:
@@ -157,12 +159,16 @@ def distort(
     Args:
         rng: of the face.
         crop: RGB, not modified.
+        landmarks: in pixels of the crop.
         settings: valid for `check`.
-        read_other: returns another crop of the same size to cut pasted patches from.
+        read_other: returns another crop of the same size, whose parts are pasted.
 
     Returns:
         The crop, and where it is covered now.
     """
+    # Draws nothing where it is off, as styles do.
+    if settings["surroundings"]["probability"] and _happens(rng, settings["surroundings"]):
+        crop = _surround(rng, crop, landmarks, settings["surroundings"]["max"], read_other)
     crop = _light(rng, crop, settings)
     crop = _colour(rng, crop, settings)
     crop = style.restyle(rng, crop, settings, read_other)
@@ -172,6 +178,23 @@ def distort(
             crop, cover = _occlude(rng, crop, name, settings[name]["max"], read_other)
             covers.append(cover)
     return _sensor(rng, crop, settings), covers
+
+
+def _surround(rng, crop, landmarks, farthest, read_other):
+    """Another face's crop around this face, its forehead and a margin, with a soft or sharp edge.
+
+    Hair, ears, neck and clothes say little of the face then, so a network learns to do without.
+    """
+    forehead = landmarks[33:51] + 0.5 * (landmarks[51] - landmarks[16])
+    points = np.clip(np.concatenate([landmarks, forehead]), -4 * len(crop), 5 * len(crop))
+    face = cv2.convexHull(np.round(16 * points).astype(np.int32))
+    outside = np.ones(crop.shape[:2], np.uint8)
+    cv2.fillConvexPoly(outside, face, 0, shift=4)
+    size = np.sqrt(np.prod(np.ptp(landmarks, axis=0)))
+    distance = cv2.distanceTransform(outside, cv2.DIST_L2, 3)
+    begin, softness = rng.uniform([0, 0.005], [farthest, 0.1]) * size
+    share = np.clip((distance - begin) / max(softness, 1e-3), 0, 1).astype(np.float32)
+    return cv2.blendLinear(read_other(rng), crop, share, 1 - share)
 
 
 def _light(rng, crop, settings):

@@ -106,7 +106,9 @@ class BatchReader:
                     samples[name][i] = 0
                 continue
             if self.augmentation is not None:
-                crop, covers = augmentation.distort(rng, crop, self.augmentation, self._cut_any)
+                crop, covers = augmentation.distort(
+                    rng, crop, samples["landmarks"][i], self.augmentation, self._cut_any
+                )
                 _hide(samples["visible"][i], samples["landmarks"][i], covers)
             normalise(crop, out=samples["image"][i])
         if isinstance(self.sampler, TrainingSampler):

@@ -55,7 +55,6 @@ class HeadParameters:
     brow_thickness: Number = 0.104
     nose_length: Number = 0.527
     nose_width: Number = 0.2
-    ridge: Number = 2.0  # of the nose: a larger exponent is flatter in front, steeper at the sides
     nose_height: Number = 0.35
     ridge: Number = 2.0  # the larger, the flatter is the nose in front and the steeper at its sides
     mouth_y: Number = 0.932

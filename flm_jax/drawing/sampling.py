@@ -170,7 +170,7 @@ def _sample_neck(rng: np.random.Generator, female: bool) -> dict[str, Any]:
         height, lean, fold = rng.uniform([0.2, 0.0, 0.0], [0.85, 0.4, 0.6])
         found["lapels"] = height, lean, fold, rng.uniform(0.1, 1.4)
         colour = cloth if rng.random() < 0.5 else rng.choice(_CLOTHS) * rng.uniform(0.6, 1.1)
-        colour = np.array([235, 235, 240]) if rng.random() < 0.3 else colour * np.ones(3)
+        colour = np.array([235.0, 235.0, 240.0]) if rng.random() < 0.3 else colour * np.ones(3)
         found["lapel_colour"] = tuple(np.clip(colour, 8, 250))
     return found
 

@@ -183,10 +183,15 @@ def face(size=96):
     return image
 
 
+# Of `face`: on a circle around it.
+POINTS = np.float32(47.5 + 20 * np.array([np.sin(np.arange(98)), np.cos(np.arange(98))]).T)
+
+
 def distorted(name, seed=0, image=None, other=no_other, **ranges):
     image = face() if image is None else image
     before = image.copy()
-    result, _ = augmentation.distort(generator(seed), image, settings(name, **ranges), other)
+    chosen = settings(name, **ranges)
+    result, _ = augmentation.distort(generator(seed), image, POINTS, chosen, other)
     np.testing.assert_array_equal(image, before)
     assert result.shape == image.shape
     assert result.dtype == np.uint8
@@ -200,9 +205,20 @@ def test_each_distortion_changes_pixels_and_only_where_it_is_on(name):
 
     assert any((distorted(name, seed, other=other) != face()).any() for seed in range(5))
     off = settings(name, probability=0.0)
-    after, covers = augmentation.distort(generator(), face(), off, no_other)
+    after, covers = augmentation.distort(generator(), face(), POINTS, off, no_other)
     np.testing.assert_array_equal(after, face())
     assert covers == []
+
+
+def test_other_surroundings_leave_the_face_as_it_is():
+    before, beyond = face(), 0
+    distance = np.hypot(*(np.indices(before.shape[:2]) - 47.5))
+    for seed in range(10):
+        after = distorted("surroundings", seed, other=lambda rng: 255 - face(), surroundings=0.2)
+        np.testing.assert_array_equal(after[distance < 19.5], before[distance < 19.5])
+        far = distance > 20 + (0.2 + 0.1) * 40 + 20  # the forehead that it adds reaches as far
+        beyond += (after[far] == (255 - before)[far]).all()
+    assert beyond == 10
 
 
 @pytest.mark.parametrize("name", ["blur", "resolution", "jpeg"])

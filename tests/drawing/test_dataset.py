@@ -26,7 +26,7 @@ from flm_jax.errors import InputError
 from flm_jax.landmarks import MIRROR, OUTER_EYE_CORNERS
 
 # With this seed, so few faces have every attribute, and some share a picture.
-TRAIN, TEST, SEED = 16, 12, 10
+TRAIN, TEST, SEED = 16, 12, 11
 LISTS = (wflw.TRAIN_LIST, wflw.TEST_LIST)
 
 
@@ -53,7 +53,7 @@ def drawn() -> list[tuple[tuple[dataset.DrawnFace, ...], list[float]]]:
         patch.setattr(camera, "blur", blur)
         for i in range(65):
             before = len(ratios)
-            picture = draw_picture(np.random.default_rng([1, i]))
+            picture = draw_picture(np.random.default_rng([3, i]))
             pictures.append((picture.faces, ratios[before:]))
     return pictures
 
@@ -476,7 +476,8 @@ def test_lapels_stand_beside_the_jaw_and_leave_the_face_free():
     blue = head.tile[..., 2].astype(int) > 2 * head.tile[..., 0].astype(int) + 20
     chin, (left, right) = head.landmarks[16], (head.landmarks[6], head.landmarks[26])
     rows, columns = np.nonzero(blue)
-    assert (columns < left[0]).any() and (columns > right[0]).any()
+    assert columns.min() < left[0]
+    assert columns.max() > right[0]
     assert rows.min() < chin[1]
     assert rows.min() > head.landmarks[57, 1]  # the nose
     assert not head.covered[33:].any()
