@@ -9,6 +9,7 @@ import pathlib
 import signal
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -110,6 +111,16 @@ def test_memory_is_bounded_by_the_batches_that_wait(train_records, num_workers):
     batches.close()
     in_hand = 2  # the next one arrives before the last one is let go
     assert 1 < count <= loader.most_waiting(16, num_workers, 2) / (64 // 16) + in_hand
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_no_batch_is_kept_after_those_that_were_read_with_it(train_records, num_workers):
+    sampler = make_sampler(num_faces=len(train_records), batch_size=16, num_epochs=10)
+    batches = loader.batches(
+        sampler, train_records, **SETTINGS, num_workers=num_workers, num_threads=2
+    )
+    kept = [weakref.ref(batch["image"].base) for batch in itertools.islice(batches, 16)]
+    assert [memory() is None for memory in kept] == 12 * [True] + 4 * [False]
 
 
 def test_batches_of_workers_that_have_ended_are_there(train_records):
