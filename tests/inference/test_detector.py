@@ -1,3 +1,4 @@
+import itertools
 import os
 import threading
 
@@ -68,9 +69,10 @@ def test_each_face_has_one_box_the_best_above_the_threshold(monkeypatch):
 def test_a_small_face_in_a_large_image_is_found():
     """By CenterFace itself, once the image is looked at in more detail."""
     image = np.full((500, 2400, 3), 90, np.uint8)
+    pictures = (dataset.draw_picture(np.random.default_rng(seed), 1) for seed in itertools.count())
+    plain = (picture for picture in pictures if not picture.faces[0].attributes.any())
     truth = []
-    for seed, left in ((2, 100), (3, 900), (4, 1700)):
-        drawn = dataset.draw_picture(np.random.default_rng(seed), 1)
+    for drawn, left in zip(plain, (100, 900, 1700), strict=False):
         scale = 64 / (drawn.faces[0].box[3] - drawn.faces[0].box[1])
         face = cv2.resize(drawn.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         height, width = (min(side, 480) for side in face.shape[:2])
