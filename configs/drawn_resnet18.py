@@ -5,10 +5,11 @@
 
 A ResNet-18 of 44 instead of 64 features, so that it fits into 11 MB, with each point's visibility.
 It starts from the package's own network, so a rerun goes on from its result. On two cores of a Xeon
-at 2.5 GHz the drawing took 13 minutes, and the training 31.
+the drawing took 13 minutes beside light work, and the training 31.
 
-The network of the package, the mean of two such runs, has an NME of 8.62 % on faces98's 110 WFLW
-test faces, 6.81 % on its training list, and 5.11 % on the drawn test faces (docs/model_card.md).
+The network of the package, the mean of such a run and of a shorter one after it, has an NME of
+8.62 % on faces98's 110 WFLW test faces, 6.81 % on its training list, and 5.11 % on the drawn test
+faces (docs/model_card.md).
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,8 @@
 RUNG is a name in `RUNGS`. `original` is the recipe of `wflw_resnet50.py` and `strong` that of
 `wflw_resnet50_strong.py`, both from random weights; `drawn` is the strong one from the network of
 the package. Every other rung is `drawn` with one change, so that rungs compare with it and not with
-each other; but `simcc` has the finer map of `stride_16` too, and no mean shape to start at. All
+each other; but `regression`, `simcc` and `laplace` start from its backbone alone, as their heads
+are others, and `simcc` has the finer map of `stride_16` too, and no mean shape to start at. All
 have the same training and validation faces; `--config.seed=1` repeats a rung with other weights and
 another order. docs/results.md has the outcomes.
 """

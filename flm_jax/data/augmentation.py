@@ -39,7 +39,7 @@ SETTINGS: dict[str, tuple[str, float, float] | None] = {
     "gamma": ("max", 0, 3),  # absolute log of the exponent
     "saturation": ("max", 0, 3),  # absolute log of the factor
     "grey": None,
-    "surroundings": ("max", 0.02, 1),  # where another picture begins: off the face, in its sizes
+    "surroundings": ("max", 0.02, 1),  # how far off the face another picture begins, in its sizes
     "erase_flat": ("max", 0.02, 1),  # side of the patch, in sides of the crop
     "erase_noise": ("max", 0.02, 1),
     "paste": ("max", 0.02, 1),  # a patch of another training face
@@ -154,7 +154,8 @@ def distort(
     settings: Settings,
     read_other: Callable[[np.random.Generator], UInt8[ndarray, "s s 3"]],
 ) -> tuple[UInt8[ndarray, "s s 3"], list[Cover]]:
-    """The crop with random changes of light, style, occlusion, lens and sensor; no point moves.
+    """The crop with random changes of what surrounds the face, of light, style, occlusion, lens and
+    sensor; no point moves.
 
     Args:
         rng: of the face.
@@ -186,6 +187,7 @@ def _surround(rng, crop, landmarks, farthest, read_other):
     Hair, ears, neck and clothes say little of the face then, so a network learns to do without.
     """
     forehead = landmarks[33:51] + 0.5 * (landmarks[51] - landmarks[16])
+    # OpenCV counts sixteenths of a pixel in 32 bits, and a wrong label may lie far away.
     points = np.clip(np.concatenate([landmarks, forehead]), -4 * len(crop), 5 * len(crop))
     face = cv2.convexHull(np.round(16 * points).astype(np.int32))
     outside = np.ones(crop.shape[:2], np.uint8)

@@ -107,7 +107,8 @@ def neck_layer(p: HeadParameters, turn: ndarray, body: ndarray, shape) -> Layer:
     if p.beard and p.beard_kind == "full":
         amount = p.beard * np.clip(1 - 2.5 * down, 0, 1)
         colour += amount * (shade * np.array(p.hair_colour, np.float32) - colour)
-    collar = max(p.collar, 0.6 * p.shoulders)  # what is drawn up covers it, too
+    # Shoulders that are drawn up cover it, too; it is about 1.65 long.
+    collar = max(p.collar, 0.6 * p.shoulders)
     if collar:
         front = np.cos(np.linspace(-_NECK_REACH, _NECK_REACH, shape[1]))[None, :, None]
         inside = down > 1 - collar + p.neckline * np.clip(front, 0, 1) ** 4

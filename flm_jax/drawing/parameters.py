@@ -15,7 +15,7 @@ class Light:
     direction: tuple[Number, Number, Number] = (0.0, -0.45, 1.0)
     ambient: Number = 0.5
     diffuse: Number = 0.62
-    softness: Number = 0.3  # of the lamp: 0 is a point, 1 lights all but what looks away
+    softness: Number = 0.3  # of the lamp: 0 is a point; from 1 on it reaches what looks away, too
     colour: Colour = (255.0, 255.0, 255.0)
     far_colour: Colour | None = None  # at the image's other side, where it differs
     exposure: Number = 1.0

@@ -131,7 +131,7 @@ def draw_clothes(
     left, top = np.maximum(points.min(0).astype(int), 0)
     right, bottom = np.minimum(points.max(0).astype(int) + 2, picture.shape[1::-1])
     colour = np.array(p.cloth_colour if rng.random() < 0.7 else random_colour(rng), np.float32)
-    lapels = (
+    shirt = (
         random_colour(rng),
         rng.uniform(0.3, 0.9),
         rng.uniform(0.05, 0.14),
@@ -154,15 +154,15 @@ def draw_clothes(
     if printed:
         _draw_clutter(rng, colour, round_only=False)
     if rng.random() < 0.35:
-        _draw_shirt(colour, neck - [left, top], unit, lapels)
+        _draw_shirt(colour, neck - [left, top], unit, shirt)
     cloth = np.minimum(tone[..., None] * colour, 255).astype(np.uint8)
     alpha = mask * np.float32(1 / 255)
     region[:] = cv2.blendLinear(cloth, np.ascontiguousarray(region), alpha, 1 - alpha)
 
 
-def _draw_shirt(cloth: ndarray, neck: ndarray, unit: float, lapels) -> None:
+def _draw_shirt(cloth: ndarray, neck: ndarray, unit: float, shirt) -> None:
     """A shirt in a jacket's opening, some with a tie."""
-    colour, half, tie, tied = lapels
+    colour, half, tie, tied = shirt
     opening = np.array([[-half, -0.6], [half, -0.6], [0.1, 1.8], [-0.1, 1.8]]) * unit + neck
     cv2.fillPoly(cloth, [fixed(opening)], colour, cv2.LINE_AA, SHIFT)
     if tied:

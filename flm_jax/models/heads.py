@@ -84,12 +84,17 @@ class Head(nn.Module):
         entropy = -jnp.log(jnp.maximum(found, _MIN_PROBABILITY))
         return self.visibility * jnp.where(known, entropy, 0).mean(axis=1)
 
-    def _visibility(self, features: Float[Array, "b n"]) -> dict[str, Float[Array, "b 98"]]:
-        """The output `visibility` from flat features, where it is predicted."""
+    def _visibility(self, features: Float[Array, "b *cells n"]) -> dict[str, Float[Array, "b 98"]]:
+        """The output `visibility`, where it is predicted, from what `_visibility_logits` takes."""
         if not self.visibility:
             return {}
-        dense = nn.Dense(NUM_LANDMARKS, kernel_init=_kernel_init, name="visibility")
-        return {"visibility": nn.sigmoid(dense(features))}
+        return {"visibility": nn.sigmoid(self._visibility_logits(features))}
+
+    def _visibility_logits(
+        self, features: Float[Array, "b *cells n"]
+    ) -> Float[Array, "b *cells 98"]:
+        """From flat features."""
+        return nn.Dense(NUM_LANDMARKS, kernel_init=_kernel_init, name="visibility")(features)
 
 
 class RegressionHead(Head):
@@ -135,7 +140,7 @@ class AnchorHead(Head):
     Xiong et al., "A2J: Anchor-to-Joint Regression Network for 3D Articulated Pose Estimation from a
     Single Depth Image", ICCV 2019: the cells are anchors; each predicts its offset from every point
     and the weight of that vote, and a point is the mean of its votes. With equal weights, which it
-    starts with, it is `RegressionHead`.
+    starts with, it is `RegressionHead`. Visibility is voted on likewise, with weights of its own.
     """
 
     @nn.compact
@@ -147,8 +152,7 @@ class AnchorHead(Head):
         cells = features.reshape(batch, height * width, -1)
         offsets = nn.Dense(2 * NUM_LANDMARKS, kernel_init=_kernel_init, name="offsets")(cells)
         offsets = offsets.reshape(batch, -1, NUM_LANDMARKS, 2) * (image_size / HEAD_SIZE)
-        weights = nn.Dense(NUM_LANDMARKS, kernel_init=nn.initializers.zeros, name="weights")(cells)
-        weights = nn.softmax(weights, axis=1)
+        weights = _vote_weights(cells, "weights")
         rows, columns = np.indices((height, width)) + 0.5
         centres = np.stack([columns / width, rows / height], axis=-1) * image_size - 0.5
         votes = offsets + jnp.asarray(centres.reshape(-1, 1, 2), jnp.float32)
@@ -157,15 +161,10 @@ class AnchorHead(Head):
             **self._visibility(cells),
         }
 
-    def _visibility(self, features: Float[Array, "b cells n"]) -> dict[str, Float[Array, "b 98"]]:
-        """The output `visibility` where it is predicted, by weighted votes, too."""
-        if not self.visibility:
-            return {}
-        logits = nn.Dense(NUM_LANDMARKS, kernel_init=_kernel_init, name="visibility")(features)
-        weights = nn.Dense(
-            NUM_LANDMARKS, kernel_init=nn.initializers.zeros, name="visibility_weights"
-        )(features)
-        return {"visibility": nn.sigmoid((nn.softmax(weights, axis=1) * logits).sum(axis=1))}
+    def _visibility_logits(self, features: Float[Array, "b cells n"]) -> Float[Array, "b 98"]:
+        """From those of the cells."""
+        weights = _vote_weights(features, "visibility_weights")
+        return (weights * super()._visibility_logits(features)).sum(axis=1)
 
     def start_at(self, mean_shape: Float[ndarray, "98 2"]) -> Mapping[str, Any]:
         offset = mean_shape - (HEAD_SIZE - 1) / 2  # from the mean of the cells' centres
@@ -241,6 +240,12 @@ class SimCCHead(Head):
         count = round(image_size * (1 + 2 * self.margin) * self.bins_per_pixel)
         start = -self.margin * image_size - 0.5
         return jnp.asarray(start + (np.arange(count) + 0.5) / self.bins_per_pixel, jnp.float32)
+
+
+def _vote_weights(cells, name):
+    """Of each cell for each point, f32[b, cells, 98]; equal at first."""
+    dense = nn.Dense(NUM_LANDMARKS, kernel_init=nn.initializers.zeros, name=name)
+    return nn.softmax(dense(cells), axis=1)
 
 
 def _points(pooled, image_size):
