@@ -187,6 +187,7 @@ def test_a_network_of_uncertainty_learns_the_size_of_its_errors():
     for _ in range(150):
         batch["landmarks"] = (16 + rng.laplace(0, 1, (16, 98, 2)) * spread).astype(np.float32)
         state, _ = step(state, put_on_devices(batch))
+        jax.block_until_ready(state)  # many steps in flight, on few cores, can deadlock on a CPU
     output = steps.pmap_eval_step(model, loss)(state.variables, put_on_devices(batch))
     scale = np.asarray(output["scale"]).reshape(16, 98).mean(axis=0)
     assert np.median(scale[:49]) == pytest.approx(0.3, rel=0.3)
